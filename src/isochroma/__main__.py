@@ -1,0 +1,5 @@
+"""`python -m isochroma`."""
+
+from isochroma.cli import main
+
+main()

@@ -1,0 +1,370 @@
+"""The `isochroma` command. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from isochroma import __version__
+from isochroma.errors import InputError
+
+if TYPE_CHECKING:
+    from isochroma.harmonize import Harmonizer, Result
+
+app = typer.Typer(
+    name="isochroma",
+    help="Blind 3D harmonization of brain MR scans: any scanner's scan, as one target scanner "
+    "shows it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+Solver = Literal["euler", "midpoint", "heun"]
+Refine = Literal["paper", "none"]
+Outside = Literal["zero", "source"]
+Dtype = Literal["float32", "input"]
+Architecture = Literal["compact", "paper"]
+
+
+def version(show: bool) -> None:
+    """Print the version and stop."""
+    if show:
+        typer.echo(f"isochroma {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    show: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def harmonize(
+    scans: Annotated[list[Path], typer.Argument(metavar="IN...", help="Scans: .nii[.gz], .mgz.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A folder; or a file name, for one scan.")
+    ],
+    model: Annotated[
+        str, typer.Option(help="A shipped model's name, or a model folder.")
+    ] = "default",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the solver.")] = None,
+    solver: Annotated[Solver | None, typer.Option(help="Solver of the flow.")] = None,
+    refine: Annotated[Refine | None, typer.Option(help="Refinement of the output.")] = None,
+    paper: Annotated[
+        bool,
+        typer.Option("--paper", help="The paper's sampling: 15 midpoint steps, its refinement."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the initial noise.")] = 0,
+    mask: Annotated[Path | None, typer.Option(help="Brain mask on the scan's grid.")] = None,
+    n4: Annotated[bool, typer.Option("--n4/--no-n4", help="Correct the bias field.")] = True,
+    outside: Annotated[Outside, typer.Option(help="Voxels outside the brain.")] = "zero",
+    dtype: Annotated[Dtype, typer.Option(help="Voxel type of the output.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    max_memory: Annotated[
+        float, typer.Option(min=0.1, help="Bound on the network's memory, GB; tiles beyond it.")
+    ] = 8.0,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Also write a before/after PNG.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing outputs.")
+    ] = False,
+) -> None:
+    """Harmonize scans: each becomes the same head as the target scanner shows it.
+
+    Beside each output stand its brain mask and a JSON sidecar that says how it was made.
+    """
+    from isochroma.volume import load
+
+    targets = plan_outputs(scans, output, preview, overwrite)
+    if mask is not None and len(scans) > 1:
+        msg = "--mask goes with one scan. Harmonize scans with masks one at a time."
+        raise InputError(msg)
+
+    from isochroma.harmonize import PAPER_SAMPLING, Harmonizer, SamplingSettings
+
+    chosen: dict[str, Any] = {"steps": steps, "solver": solver, "refine": refine}
+    sampling = dataclasses.replace(
+        PAPER_SAMPLING if paper else SamplingSettings(),
+        seed=seed,
+        **{key: value for key, value in chosen.items() if value is not None},
+    )
+    harmonizer = Harmonizer.from_pretrained(
+        model,
+        sampling=sampling,
+        device=device,
+        n4=n4,
+        outside=outside,
+        max_memory_gb=max_memory,
+    )
+    given = load(mask) if mask is not None else None
+    failed = 0
+    with progress_bar() as advance:
+        for path, files in targets.items():
+            try:
+                harmonize_file(harmonizer, path, files, given, dtype, partial(advance, path.name))
+            except InputError as error:
+                failed += 1
+                report(error)
+            else:
+                typer.echo(files["image"])
+    if failed:
+        raise typer.Exit(1)
+
+
+def plan_outputs(
+    scans: list[Path], output: Path, preview: bool, overwrite: bool
+) -> dict[Path, dict[str, Path]]:
+    """Files that each scan will become: image, mask, sidecar and, if asked, preview.
+
+    Raises
+    ------
+    InputError
+        If two scans would become one file, or a file exists and may not be replaced.
+    """
+    from isochroma.volume import SUFFIXES, has_volume_suffix, stem
+
+    single = has_volume_suffix(output)
+    if single and len(scans) > 1:
+        msg = f"{output} is a file name, and there are {len(scans)} scans. Give a folder."
+        raise InputError(msg)
+    targets: dict[Path, dict[str, Path]] = {}
+    taken: dict[Path, Path] = {}
+    sources = {scan.resolve() for scan in scans}
+    for scan in scans:
+        suffix = next((s for s in SUFFIXES[::-1] if scan.name.lower().endswith(s)), ".nii.gz")
+        suffix = ".nii.gz" if scan.name.lower().endswith(".nii.gz") else suffix
+        image = output if single else output / f"{stem(scan)}_harmonized{suffix}"
+        base = image.parent / stem(image)
+        files = {
+            "image": image,
+            "mask": base.with_name(f"{base.name}_mask{image.name[len(base.name) :]}"),
+            "sidecar": base.with_name(f"{base.name}.json"),
+        }
+        if preview:
+            files["preview"] = base.with_name(f"{base.name}.png")
+        for path in files.values():
+            if path in taken:
+                msg = f"{taken[path]} and {scan} would both write {path}. Use two folders."
+                raise InputError(msg)
+            if path.resolve() in sources:
+                msg = f"{path} is one of the scans to harmonize. Give another output."
+                raise InputError(msg)
+            taken[path] = scan
+        existing = [str(path) for path in files.values() if path.exists()]
+        if existing and not overwrite:
+            msg = f"{existing[0]} exists already. Use --overwrite to replace it."
+            raise InputError(msg)
+        targets[scan] = files
+    return targets
+
+
+def harmonize_file(
+    harmonizer: Harmonizer,
+    path: Path,
+    files: dict[str, Path],
+    mask: Any,
+    dtype: str,
+    progress: Any,
+) -> None:
+    """Harmonize one file; its outputs appear together, or not at all."""
+    import nibabel as nib
+
+    from isochroma.harmonize import Stopwatch
+    from isochroma.volume import load, sha256, write_together
+
+    watch = Stopwatch(progress)
+    with watch.stage("load"):
+        scan = load(path)
+    try:
+        result = harmonizer.run(
+            scan, mask, scan.get_data_dtype() if dtype == "input" else dtype, progress
+        )
+    except InputError as error:
+        msg = f"{path}: {error}"
+        raise InputError(msg) from error
+    record = {
+        "GeneratedBy": {"Name": "isochroma", "Version": __version__},
+        "Source": str(path),
+        "SourceSHA256": sha256(path),
+        **result.record,
+    }
+
+    def write_sidecar(target: Path) -> None:
+        record["Seconds"] = {**watch.seconds, **result.record["Seconds"]}
+        target.write_text(json.dumps(record, indent=2) + "\n")
+
+    def write_image(target: Path) -> None:
+        with watch.stage("save"):
+            nib.save(result.image, target)
+
+    writers: dict[Path, Callable[[Path], object]] = {
+        files["image"]: write_image,
+        files["mask"]: lambda target: nib.save(result.mask, target),
+        files["sidecar"]: write_sidecar,
+    }
+    if "preview" in files:
+        writers[files["preview"]] = lambda target: before_after(result, target)
+    write_together(writers)
+
+
+def before_after(result: Result, path: Path) -> None:
+    """Source and harmonized slices, one above the other."""
+    from isochroma.preview import save_preview
+
+    volumes = {"source": result.prepared.image, "harmonized": result.output}
+    outside = {name: volume - ~result.prepared.mask for name, volume in volumes.items()}
+    save_preview(path, outside)
+
+
+@app.command()
+def train(
+    target: Annotated[Path, typer.Argument(help="Folder of the target scanner's scans.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model folder to make.")],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model [default: the folder's].")
+    ] = None,
+    architecture: Annotated[
+        Architecture, typer.Option(help="compact (4.5 M parameters) or paper (98.5 M).")
+    ] = "compact",
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 30000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Patches a step and device.")] = 2,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    edge_variants: Annotated[
+        int, typer.Option(min=0, help="Re-contrasted copies whose edges are learned too.")
+    ] = 3,
+    edge_fraction: Annotated[float, typer.Option(help="Edge voxels over brain voxels.")] = 0.16,
+    patch_size: Annotated[int, typer.Option(help="Edge of a patch in samples.")] = 64,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 1000,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, ... (Lightning).")] = "auto",
+    devices: Annotated[str, typer.Option(help="Number of devices, or auto.")] = "auto",
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed.")] = "bf16-mixed",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that draw patches.")] = 0,
+    compile_network: Annotated[
+        bool, typer.Option("--compile", help="Compile the network first (needs a C++ compiler).")
+    ] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder of preprocessed scans.")] = None,
+    start_from: Annotated[
+        str | None, typer.Option(help="Model whose weights to start from.")
+    ] = None,
+) -> None:
+    """Train a model on the scans of ONE scanner; no other scan is ever read.
+
+    Run the same command again to go on where a stopped run left off.
+    """
+    try:
+        from isochroma import training
+    except ModuleNotFoundError as error:
+        msg = f"training needs the package {error.name}. Run: pip install 'isochroma[train]'"
+        raise InputError(msg) from error
+    from isochroma.edges import EdgeSettings
+    from isochroma.model import ModelConfig, load_model
+    from isochroma.network import COMPACT, PAPER
+    from isochroma.patches import PatchSettings
+
+    if devices != "auto" and not devices.isdecimal():
+        msg = f"--devices {devices}: give a number or auto."
+        raise InputError(msg)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = ModelConfig(
+        name=name or output.resolve().name,
+        edges=EdgeSettings(fraction=edge_fraction),
+        network=PAPER if architecture == "paper" else COMPACT,
+        patches=PatchSettings(size=patch_size),
+    )
+    settings = training.TrainingSettings(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        edge_variants=edge_variants,
+        validate_every=validate_every,
+        checkpoint_every=checkpoint_every,
+        seed=seed,
+    )
+    initial = None
+    if start_from is not None:
+        network, known = load_model(start_from)
+        if known.network != config.network:
+            msg = f"{start_from}: its network is {known.network}, not {config.network}."
+            raise InputError(msg)
+        initial = network.state_dict()
+    training.train(
+        target,
+        output,
+        config,
+        settings,
+        accelerator=accelerator,
+        devices=int(devices) if devices.isdecimal() else devices,
+        precision=precision,
+        workers=workers,
+        compile_network=compile_network,
+        cache=cache,
+        initial=initial,
+    )
+    typer.echo(output)
+
+
+@app.command()
+def models() -> None:
+    """List the shipped models."""
+    from isochroma.model import CONFIG, SHIPPED, load_config
+
+    for path in sorted(SHIPPED.glob(f"*/{CONFIG}")):
+        config = load_config(path.parent)
+        typer.echo(f"{path.parent.name}: {config.target.scans} target scans, {path.parent}")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, str, int, int], None]]:
+    """Yield a function (scan, stage, done, total) that shows where the work is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=1)
+
+        def advance(scan: str, stage: str, done: int, total: int) -> None:
+            bar.update(task, description=f"{scan}: {stage}", completed=done, total=total)
+
+        yield advance
+
+
+def report(error: Exception) -> None:
+    """One line on standard error."""
+    typer.echo(f"isochroma: {error}", err=True)
+
+
+def main() -> None:
+    """Run the command; a known error is one line and exit status 1."""
+    try:
+        app()
+    except (InputError, FloatingPointError) as error:
+        report(error)
+        sys.exit(1)
+    except OSError as error:
+        report(
+            OSError(f"{error}. Check the disk's space and permissions; nothing was half-written.")
+        )
+        sys.exit(1)

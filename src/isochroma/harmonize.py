@@ -1,0 +1,346 @@
+"""The pipeline: a scan in, the same head as the target scanner shows it out.
+
+mask -> model grid, N4, intensity scale -> edges -> flow -> refinement -> the scan's own grid.
+
+Every entry point (command line, API, evaluation) goes through `Harmonizer`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from numpy.typing import DTypeLike
+from torch import Tensor
+
+from isochroma import flow
+from isochroma.edges import canny
+from isochroma.errors import InputError
+from isochroma.model import ModelConfig, load_model
+from isochroma.network import VelocityNetwork
+from isochroma.patches import centroid_of, condition_channels, coordinates, tile_boxes, tile_window
+from isochroma.preprocess import Prepared, brain_mask, from_model_units, prepare
+from isochroma.refine import REFINEMENTS, ascend_correlation
+from isochroma.volume import Grid, as_scan, extend_outside, like, resample
+
+Progress = Callable[[str, int, int], None]
+
+TILE_OVERLAP = 32
+OUTSIDE = ("zero", "source")
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How the flow is solved and refined.
+
+    steps, solver
+        Integration of the flow; "euler" with one step gives the posterior mean E[x | edges].
+    refine
+        "paper" (global correlation ascent) or "none".
+    seed
+        Of the initial noise.
+    """
+
+    steps: int = 1
+    solver: str = "euler"
+    refine: str = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        if self.steps < 1:
+            msg = f"steps must be 1 or more, not {self.steps}."
+            raise InputError(msg)
+        for value, known in ((self.solver, flow.SOLVERS), (self.refine, REFINEMENTS)):
+            if value not in known:
+                msg = f"{value!r} is unknown; choose one of {', '.join(known)}."
+                raise InputError(msg)
+
+
+PAPER_SAMPLING = SamplingSettings(steps=15, solver="midpoint", refine="paper")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the pipeline made of one scan.
+
+    image, mask
+        The harmonized scan and its brain mask on the input's grid.
+    prepared, output
+        Source and harmonized volume on the model grid, model units.
+    record
+        For the sidecar: model, settings, seconds for each stage.
+    """
+
+    image: nib.spatialimages.SpatialImage
+    mask: nib.spatialimages.SpatialImage
+    prepared: Prepared
+    output: np.ndarray
+    record: dict[str, Any]
+
+
+@dataclass
+class Stopwatch:
+    """Wall-clock seconds of named stages, told to a progress callback as they start."""
+
+    progress: Progress | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the body as stage `name`."""
+        if self.progress is not None:
+            self.progress(name, 0, 1)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
+
+class Harmonizer:
+    """Harmonize scans with one trained model.
+
+    Parameters
+    ----------
+    network, config
+        A trained model, as `load_model` gives it.
+    sampling
+        Solver, steps, refinement and seed.
+    device
+        "auto", "cpu", "cuda" or any torch device.
+    n4
+        False skips the bias-field correction, for scans that had one.
+    outside
+        Voxels outside the brain: "zero", or "source" for the scan's own.
+    max_memory_gb
+        Bound on the network's activations; larger heads are computed in blended tiles.
+
+    Examples
+    --------
+    >>> harmonizer = Harmonizer.from_pretrained("default")  # doctest: +SKIP
+    >>> harmonizer(nibabel.load("sub-01_T1w.nii.gz")).to_filename("out.nii.gz")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        network: VelocityNetwork,
+        config: ModelConfig,
+        sampling: SamplingSettings | None = None,
+        device: str = "auto",
+        n4: bool = True,
+        outside: str = "zero",
+        max_memory_gb: float = 8.0,
+    ) -> None:
+        if outside not in OUTSIDE:
+            msg = f"outside must be one of {', '.join(OUTSIDE)}, not {outside!r}."
+            raise InputError(msg)
+        self.device = choose_device(device)
+        self.network = network.to(self.device)
+        self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.config = config
+        self.sampling = sampling or SamplingSettings()
+        self.preprocess = dataclasses.replace(config.preprocess, n4=config.preprocess.n4 and n4)
+        self.outside = outside
+        self.max_memory_gb = max_memory_gb
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "default", **options: Any) -> Harmonizer:
+        """Load a shipped model by name, or a model folder; options as for the class."""
+        return cls(*load_model(name), **options)
+
+    def __call__(
+        self,
+        image: nib.spatialimages.SpatialImage,
+        mask: nib.spatialimages.SpatialImage | None = None,
+    ) -> nib.spatialimages.SpatialImage:
+        """The harmonized scan (float32, the target's intensity units) on the input's grid."""
+        return self.run(image, mask).image
+
+    def run(
+        self,
+        image: nib.spatialimages.SpatialImage,
+        mask: nib.spatialimages.SpatialImage | None = None,
+        dtype: DTypeLike = np.float32,
+        progress: Progress | None = None,
+    ) -> Result:
+        """Harmonize one scan and keep the record.
+
+        Parameters
+        ----------
+        image
+            A 3D scan (or 4D with one volume), any orientation and voxel size up to 2.5 mm.
+        mask
+            Brain mask on the scan's grid; found if not given.
+        dtype
+            Voxel type of the result.
+        progress
+            Called with (stage, done, total).
+        """
+        scan = as_scan(image)
+        kind = np.dtype(dtype)
+        if np.issubdtype(kind, np.integer) and np.iinfo(kind).max < self.config.target.upper:
+            msg = (
+                f"{kind} cannot hold the target's intensities (up to "
+                f"{self.config.target.upper:.0f}). Write float32."
+            )
+            raise InputError(msg)
+        watch = Stopwatch(progress)
+        with watch.stage("mask"):
+            brain, origin = brain_mask(scan, mask)
+        with watch.stage("preprocess"):
+            prepared = prepare(scan, brain, self.preprocess)
+        output = self.translate(prepared, watch)
+        with watch.stage("restore"):
+            values = self.restore(output, prepared, scan, brain)
+        record = {
+            "Model": self.config.name,
+            "ModelSHA256": self.config.sha256,
+            "Sampling": dataclasses.asdict(self.sampling),
+            "Preprocessing": dataclasses.asdict(self.preprocess),
+            "Edges": dataclasses.asdict(self.config.edges),
+            "MaskOrigin": origin,
+            "BrainVolumeMl": round(prepared.mask.sum() * self.preprocess.spacing_mm**3 / 1000, 1),
+            "OutsideMask": self.outside,
+            "SourceLimits": [prepared.lower, prepared.upper],
+            "TargetLimits": [self.config.target.lower, self.config.target.upper],
+            "Device": str(self.device),
+            "Seconds": watch.seconds,
+        }
+        mask_image = like(brain, scan, np.uint8)
+        return Result(like(values, scan, dtype), mask_image, prepared, output, record)
+
+    def translate(self, prepared: Prepared, watch: Stopwatch | None = None) -> np.ndarray:
+        """Source to target domain on the model grid: (I, J, K) float32, model units."""
+        watch = watch or Stopwatch()
+        with watch.stage("edges"):
+            edges = canny(prepared.image, prepared.mask, self.config.edges)
+        with watch.stage("network"):
+            output = sample(
+                self.network,
+                edges,
+                prepared.mask,
+                self.sampling,
+                self.device,
+                self.preprocess.spacing_mm,
+                self.max_memory_gb,
+                watch.progress and (lambda done, total: watch.progress("network", done, total)),
+            )
+        with watch.stage("refine"):
+            if self.sampling.refine == "paper":
+                output = ascend_correlation(output, prepared.image, prepared.mask)
+        return output
+
+    def restore(
+        self,
+        output: np.ndarray,
+        prepared: Prepared,
+        scan: nib.spatialimages.SpatialImage,
+        brain: np.ndarray,
+    ) -> np.ndarray:
+        """Model grid and units to the scan's grid and the target's intensity units."""
+        target = self.config.target
+        values = from_model_units(np.clip(output, -1.0, 1.1), target.lower, target.upper)
+        values = resample(extend_outside(values, prepared.mask), prepared.grid, Grid.of(scan))
+        elsewhere = np.asarray(scan.dataobj, np.float32) if self.outside == "source" else 0
+        return np.where(brain, values, elsewhere)
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device for "auto" (CUDA where there is one), "cpu", "cuda", ..."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        msg = f"device {name!r} cannot be used here. Use --device cpu."
+        raise InputError(msg) from error
+    return device
+
+
+@torch.inference_mode()
+def sample(
+    network: VelocityNetwork,
+    edges: np.ndarray,
+    mask: np.ndarray,
+    sampling: SamplingSettings,
+    device: torch.device | str = "cpu",
+    spacing_mm: float = 1.0,
+    max_memory_gb: float = 8.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Solve the flow from noise to an image with these edges.
+
+    Parameters
+    ----------
+    network
+        Velocity network.
+    edges, mask
+        (I, J, K) bool on the model grid.
+    max_memory_gb
+        The whole volume is evaluated at once if its activations fit, else in blended tiles.
+
+    Returns
+    -------
+    (I, J, K) float32 in model units, 0 outside the mask. The same seed gives the same noise on
+    every device.
+    """
+    padded = pad_to_multiple(mask, network.settings.divisor)
+    where = coordinates(centroid_of(mask), np.zeros(3), padded.shape, spacing_mm=spacing_mm)
+    channels = condition_channels(pad_to_multiple(edges, network.settings.divisor), padded, where)
+    condition = torch.from_numpy(channels)[None].to(device)
+    inside = torch.from_numpy(padded)[None, None].to(device)
+    generator = torch.Generator().manual_seed(sampling.seed)
+    noise = torch.randn((1, 1, *padded.shape), generator=generator).to(device) * inside
+
+    tile = tile_edge(network, max_memory_gb)
+    whole = padded.size <= tile**3
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        times = torch.full((1,), t, device=device)
+        if whole:
+            return network.forward(x, times, condition).float() * inside
+        return tiled(network, x, times, condition, tile) * inside
+
+    output = flow.solve(velocity, noise, sampling.steps, sampling.solver, progress)
+    i, j, k = mask.shape
+    return output[0, 0, :i, :j, :k].float().cpu().numpy()
+
+
+def tiled(network: VelocityNetwork, x: Tensor, t: Tensor, condition: Tensor, size: int) -> Tensor:
+    """The network's velocity, computed in overlapping tiles blended with a smooth window.
+
+    Neighbours share 32 voxels, or a third of a small tile.
+    """
+    overlap = min(TILE_OVERLAP, size // 3)
+    total = torch.zeros_like(x)
+    weight = torch.zeros_like(x)
+    for box in tile_boxes(x.shape[2:], size, overlap, network.settings.divisor):
+        part = (..., *box)
+        window = torch.from_numpy(tile_window(x[part].shape[2:], overlap)).to(x.device)
+        total[part] += window * network.forward(x[part], t, condition[part]).float()
+        weight[part] += window
+    return total / weight
+
+
+def tile_edge(network: VelocityNetwork, max_memory_gb: float) -> int:
+    """Edge in voxels of the largest cube whose activations fit into `max_memory_gb`.
+
+    At the peak, the last block of the first level holds about twelve maps of its width.
+    """
+    settings = network.settings
+    bytes_per_voxel = 4 * 12 * settings.width / settings.space_to_depth**3
+    edge = int((max_memory_gb * 1e9 / bytes_per_voxel) ** (1 / 3))
+    return max(edge // settings.divisor, 3) * settings.divisor
+
+
+def pad_to_multiple(volume: np.ndarray, multiple: int) -> np.ndarray:
+    """Pad (I, J, K) with zeros at the ends of its axes to multiples of `multiple`."""
+    return np.pad(volume, [(0, -n % multiple) for n in volume.shape])

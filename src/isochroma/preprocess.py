@@ -1,0 +1,213 @@
+"""From a scan to the image that the model sees: brain mask, bias field, intensity scale.
+
+Every parameter is in `PreprocessSettings`, which is stored in the model's config and nowhere
+else: training and use cannot differ.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from isochroma.errors import InputError
+from isochroma.volume import Grid, bounding_box, extend_outside, model_grid, resample
+
+MARGIN_VOXELS = 4
+BRAIN_ML = (200, 3000)
+
+
+@dataclass(frozen=True)
+class PreprocessSettings:
+    """How a scan becomes a model image.
+
+    spacing_mm
+        Edge of the model grid's isotropic voxels.
+    n4
+        Correct the bias field (N4, Tustison et al. 2010, doi:10.1109/TMI.2010.2046908).
+    n4_shrink
+        N4 fits its field on every n-th voxel.
+    n4_iterations
+        Iterations of each of N4's resolution levels.
+    lower_percentile, upper_percentile
+        In-mask percentiles that become -1 and +1; values beyond them are clipped (winsorised).
+    """
+
+    spacing_mm: float = 1.0
+    n4: bool = True
+    n4_shrink: int = 4
+    n4_iterations: tuple[int, ...] = (50, 50, 50, 50)
+    lower_percentile: float = 0.5
+    upper_percentile: float = 99.5
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan on the model grid, cropped to the brain.
+
+    image
+        (I, J, K) float32, model units: [-1, 1] inside the mask, 0 outside.
+    mask
+        (I, J, K) bool, the brain.
+    grid
+        Where these voxels lie.
+    lower, upper
+        Intensities (after bias correction) that became -1 and +1.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    grid: Grid
+    lower: float
+    upper: float
+
+
+def prepare(
+    image: nib.spatialimages.SpatialImage, mask: np.ndarray, settings: PreprocessSettings
+) -> Prepared:
+    """Resample to the model grid, correct the bias field and scale the intensities.
+
+    Parameters
+    ----------
+    image
+        One 3D scan.
+    mask
+        (I, J, K) bool brain mask on the scan's own grid.
+    settings
+        The model's preprocessing.
+
+    Notes
+    -----
+    Nothing outside the mask influences the inside: it is replaced by the nearest brain voxel
+    before any interpolation.
+    """
+    box = bounding_box(mask, MARGIN_VOXELS)
+    source = Grid.of(image).crop(box)
+    inside = mask[box]
+    data = extend_outside(np.asarray(image.dataobj[box], dtype=np.float32), inside)
+    cropped = nib.Nifti1Image(data, source.affine)
+    target = model_grid(cropped, settings.spacing_mm)
+    brain = resample(inside.astype(np.float32), source, target, order=1) > 0.5
+    values = resample(data, source, target)
+    if settings.n4:
+        values = correct_bias(values, brain, settings)
+    lower, upper = intensity_limits(values[brain], settings)
+    return Prepared(to_model_units(values, brain, lower, upper), brain, target, lower, upper)
+
+
+def intensity_limits(values: np.ndarray, settings: PreprocessSettings) -> tuple[float, float]:
+    """The in-mask intensities that become -1 and +1."""
+    lower, upper = np.percentile(values, [settings.lower_percentile, settings.upper_percentile])
+    if not upper > lower:
+        msg = "the scan is constant inside the brain mask. Check the mask and the scan."
+        raise InputError(msg)
+    return float(lower), float(upper)
+
+
+def to_model_units(values: np.ndarray, mask: np.ndarray, lower: float, upper: float) -> np.ndarray:
+    """Winsorise to [lower, upper], map to [-1, 1], set 0 outside the mask. float32."""
+    scaled = 2 * (np.clip(values, lower, upper) - lower) / (upper - lower) - 1
+    return np.where(mask, scaled, 0).astype(np.float32)
+
+
+def from_model_units(values: np.ndarray, lower: float, upper: float) -> np.ndarray:
+    """Intensities for model units in [-1, 1]: the inverse of `to_model_units` in the mask."""
+    return (values + 1) / 2 * (upper - lower) + lower
+
+
+def correct_bias(values: np.ndarray, mask: np.ndarray, settings: PreprocessSettings) -> np.ndarray:
+    """Divide by the multiplicative field that N4 finds inside `mask` (mean of the field: 1)."""
+    low, high = np.percentile(values[mask], [0.5, 99.5])
+    shift = min(0.0, float(low))  # magnitudes are not negative; scans in other units may be
+    positive = np.clip(values - shift, 1e-3 * (high - low), None)
+    image = sitk.GetImageFromArray(positive)
+    brain = sitk.GetImageFromArray(mask.astype(np.uint8))
+    shrink = [settings.n4_shrink] * 3
+    n4 = sitk.N4BiasFieldCorrectionImageFilter()
+    n4.SetMaximumNumberOfIterations(list(settings.n4_iterations))
+    n4.Execute(sitk.Shrink(image, shrink), sitk.Shrink(brain, shrink))
+    log_field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image))
+    field = np.exp(log_field - log_field[mask].mean())
+    return (positive / field).astype(np.float32) + shift
+
+
+def is_stripped(data: np.ndarray) -> bool:
+    """Whether a scan is already skull-stripped: exact zeros around one component.
+
+    The border of the volume must be zero almost everywhere, the zeros must fill a tenth of the
+    volume or more, and 99 % of what is not zero must hang together.
+    """
+    inside = data != 0
+    faces = [np.take(inside, index, axis) for axis in range(3) for index in (0, -1)]
+    if np.mean(np.concatenate([face.ravel() for face in faces])) > 0.01 or inside.mean() > 0.9:
+        return False
+    return largest_component(inside).sum() >= 0.99 * inside.sum()
+
+
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """The largest 6-connected component of a boolean volume."""
+    labels, count = ndimage.label(mask)
+    if count == 0:
+        return mask
+    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+
+
+def brain_mask(
+    image: nib.spatialimages.SpatialImage, given: nib.spatialimages.SpatialImage | None = None
+) -> tuple[np.ndarray, str]:
+    """The brain mask on the scan's grid and how it was found: given, stripped or deepbet.
+
+    Returns
+    -------
+    (I, J, K) bool, and one of "given", "stripped", "deepbet".
+
+    Raises
+    ------
+    InputError
+        If a given mask lies on another grid or is empty, or no plausible brain is found.
+    """
+    data = np.asanyarray(image.dataobj)
+    if given is not None:
+        if np.prod(given.shape) != data.size or not Grid.of(image).same_as(Grid.of(given)):
+            msg = (
+                f"the mask's grid {given.shape} is not the scan's {image.shape}, or its affine "
+                "differs. Resample the mask to the scan."
+            )
+            raise InputError(msg)
+        mask, origin = np.asanyarray(given.dataobj).reshape(data.shape) > 0, "given"
+    elif is_stripped(data):
+        mask, origin = ndimage.binary_fill_holes(largest_component(data != 0)), "stripped"
+    else:
+        mask, origin = _deepbet(image), "deepbet"
+    volume_ml = mask.sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000
+    if not BRAIN_ML[0] <= volume_ml <= BRAIN_ML[1]:
+        msg = (
+            f"the brain mask ({origin}) holds {volume_ml:.0f} ml; a head has {BRAIN_ML[0]} to "
+            f"{BRAIN_ML[1]} ml. Check the scan, or give a mask with --mask."
+        )
+        raise InputError(msg)
+    return mask, origin
+
+
+@functools.cache
+def _brain_extraction():  # type: ignore[no-untyped-def]
+    from deepbet import BrainExtraction
+
+    return BrainExtraction(no_gpu=True)
+
+
+def _deepbet(image: nib.spatialimages.SpatialImage) -> np.ndarray:
+    """Brain mask of a whole head (deepbet, Fisch et al. 2024,
+    doi:10.1016/j.compbiomed.2024.108845).
+    """
+    plain = nib.Nifti1Image(np.asarray(image.dataobj, dtype=np.float32), image.affine)
+    try:
+        _, mask, _ = _brain_extraction().run(plain)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        msg = "deepbet found no brain in the scan. Give a mask with --mask."
+        raise InputError(msg) from error
+    return np.asanyarray(mask.dataobj) > 0

@@ -1,0 +1,456 @@
+"""Train a model on one scanner's scans: `isochroma train TARGET_DIR -o MODEL_DIR`.
+
+Only TARGET_DIR is read: the method is blind to every other scanner. Scans are preprocessed once
+into a memory-mapped cache, edges included. Lightning runs the loop, so several GPUs, mixed
+precision, resumption and SLURM requeueing are its own. Every random choice is a function of the
+seed and the step, so a run that was killed continues as if it had not been.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import logging
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from isochroma import flow, metrics, patches
+from isochroma.edges import canny
+from isochroma.errors import InputError
+from isochroma.harmonize import SamplingSettings, sample
+from isochroma.model import ModelConfig, TargetDomain, save_model
+from isochroma.network import VelocityNetwork
+from isochroma.patches import PatchSettings
+from isochroma.preprocess import brain_mask, prepare
+from isochroma.simulate import random_scanner
+from isochroma.volume import has_volume_suffix, load, sha256, stem, write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The recipe.
+
+    steps, batch_size
+        Optimizer steps, and patches in each (per device).
+    learning_rate, warmup_steps
+        Peak of the cosine schedule, and the steps of the linear rise to it.
+    ema_decay
+        Of the averaged weights, the ones that are used.
+    gradient_clip
+        Largest gradient norm.
+    edge_variants
+        How many re-contrasted copies of each scan give edges too (0: the paper's training). Half
+        of the patches then take the edges of a copy, the image stays the target's.
+    start_share
+        Share of the patches at t = 0, where the edges alone must tell the image; the others' t is
+        uniform (0: the paper's training). The optimum of the loss at each t stays what it is.
+    validate_every
+        Steps between validations; a checkpoint is written at each, and every `checkpoint_every`.
+    seed
+        Of every random choice.
+    """
+
+    steps: int = 30000
+    batch_size: int = 2
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    ema_decay: float = 0.999
+    gradient_clip: float = 1.0
+    edge_variants: int = 3
+    start_share: float = 0.5
+    validate_every: int = 1000
+    checkpoint_every: int = 200
+    seed: int = 0
+
+
+class TargetScan(NamedTuple):
+    """One cached scan: (I, J, K) image, mask; (V, I, J, K) edge maps, the scan's own first."""
+
+    name: str
+    image: np.ndarray
+    mask: np.ndarray
+    edges: np.ndarray
+    centroid: np.ndarray
+    lower: float
+    upper: float
+
+
+# ---------------------------------------------------------------- target scans and their cache
+
+
+def find_target_scans(folder: Path) -> dict[str, list[Path]]:
+    """Training and validation scans of a target folder.
+
+    With a `participants.tsv` that has a `split` column, the scans of "train" and "val"
+    participants ("test" is never read); otherwise all scans, every tenth (at least one) for
+    validation.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        msg = f"{folder}: no such folder. Give the folder that holds the target scans."
+        raise InputError(msg)
+    scans = sorted(p for p in folder.rglob("*") if p.is_file() and has_volume_suffix(p))
+    table = folder / "participants.tsv"
+    splits = {}
+    if table.is_file():
+        with table.open(newline="") as stream:
+            for row in csv.DictReader(stream, delimiter="\t"):
+                splits[row["participant_id"]] = row.get("split")
+    if any(splits.values()):
+        chosen: dict[str, list[Path]] = {"train": [], "val": []}
+        for path in scans:
+            split = splits.get(stem(path).split("_")[0])
+            if split in chosen:
+                chosen[split].append(path)
+    else:
+        chosen = {"val": scans[::10], "train": [p for i, p in enumerate(scans) if i % 10]}
+    if not chosen["train"] or not chosen["val"]:
+        msg = f"{folder}: {len(scans)} scans found; training needs one, and validation one more."
+        raise InputError(msg)
+    return chosen
+
+
+def cache_scan(path: Path, folder: Path, config: ModelConfig, variants: int) -> Path:
+    """Preprocess one scan into `folder`, unless the same file with the same settings is there."""
+    settings = {
+        "sha256": sha256(path),
+        "preprocess": dataclasses.asdict(config.preprocess),
+        "edges": dataclasses.asdict(config.edges),
+        "variants": variants,
+    }
+    settings = json.loads(json.dumps(settings))
+    cached = folder / f"{stem(path)}-{settings['sha256'][:8]}"
+    record = cached / "settings.json"
+    if record.is_file() and json.loads(record.read_text())["settings"] == settings:
+        return cached
+    scan = load(path)
+    prepared = prepare(scan, brain_mask(scan)[0], config.preprocess)
+    rng = np.random.default_rng(int(settings["sha256"][:8], 16))
+    unit = (prepared.image + 1) / 2
+    maps = [canny(prepared.image, prepared.mask, config.edges)]
+    for _ in range(variants):
+        copy = random_scanner(rng).render(unit, prepared.mask, rng)
+        maps.append(canny(copy, prepared.mask, config.edges))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        work = Path(temporary) / "scan"
+        work.mkdir()
+        np.save(work / "image.npy", prepared.image.astype(np.float16))
+        np.save(work / "mask.npy", prepared.mask)
+        np.save(work / "edges.npy", np.stack(maps))
+        limits = {"lower": prepared.lower, "upper": prepared.upper}
+        (work / "settings.json").write_text(json.dumps({"settings": settings, **limits}))
+        shutil.rmtree(cached, ignore_errors=True)
+        work.rename(cached)
+    return cached
+
+
+def open_cached(folder: Path) -> TargetScan:
+    """Memory-map a cached scan."""
+    image, mask, edges = (
+        np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("image", "mask", "edges")
+    )
+    record = json.loads((folder / "settings.json").read_text())
+    centroid = patches.centroid_of(np.asarray(mask))
+    return TargetScan(folder.name, image, mask, edges, centroid, record["lower"], record["upper"])
+
+
+def describe_target(scans: list[TargetScan]) -> TargetDomain:
+    """Intensity limits and mean quantiles of the target domain's training scans."""
+    probabilities = np.linspace(0, 1, 101)
+    quantiles = [np.quantile(np.asarray(s.image)[s.mask], probabilities) for s in scans]
+    return TargetDomain(
+        lower=float(np.median([scan.lower for scan in scans])),
+        upper=float(np.median([scan.upper for scan in scans])),
+        scans=len(scans),
+        quantiles=tuple(round(float(q), 4) for q in np.mean(quantiles, axis=0)),
+    )
+
+
+# ---------------------------------------------------------------- batches
+
+
+class PatchStream(IterableDataset):
+    """Endless batches of patches; batch n is a function of (seed, rank, n) alone.
+
+    Iteration begins with batch `first_step`, so a resumed run goes on where it stopped.
+    """
+
+    def __init__(
+        self,
+        scans: list[TargetScan],
+        settings: PatchSettings,
+        batch_size: int,
+        seed: int,
+        first_step: int = 0,
+        rank: int = 0,
+        spacing_mm: float = 1.0,
+    ) -> None:
+        self.scans = scans
+        self.settings = settings
+        self.batch_size = batch_size
+        self.seed = seed
+        self.first_step = first_step
+        self.rank = rank
+        self.spacing_mm = spacing_mm
+
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        """Batch number `step`: image and mask (B, 1, S, S, S), condition (B, 4, S, S, S)."""
+        rng = np.random.default_rng([self.seed, self.rank, step])
+        drawn = []
+        for _ in range(self.batch_size):
+            scan = self.scans[rng.integers(len(self.scans))]
+            copies = len(scan.edges) - 1
+            variant = rng.integers(1, copies + 1) if copies and rng.random() < 0.5 else 0
+            edges = scan.edges[variant]
+            volumes = (scan.image, scan.mask, edges, scan.centroid)
+            drawn.append(patches.draw(*volumes, self.settings, rng, self.spacing_mm))
+        return tuple(torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        worker = torch.utils.data.get_worker_info()
+        index, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        step = self.first_step + index
+        while True:
+            yield self.batch(step)
+            step += count
+
+
+# ---------------------------------------------------------------- the Lightning module
+
+
+class FlowTraining(lightning.LightningModule):
+    """Rectified-flow training of one velocity network."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        settings: TrainingSettings,
+        scans: dict[str, list[Path]],
+        folder: Path,
+        workers: int = 0,
+        compile_network: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.settings = settings
+        self.scans = scans
+        self.folder = folder
+        self.workers = workers
+        torch.manual_seed(settings.seed)
+        self.network = VelocityNetwork(config.network)
+        self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        if compile_network:
+            self.network.compile()
+
+    def train_dataloader(self) -> DataLoader:
+        """Patches, from the present step on."""
+        stream = PatchStream(
+            [open_cached(path) for path in self.scans["train"]],
+            self.config.patches,
+            self.settings.batch_size,
+            self.settings.seed,
+            first_step=self.global_step,
+            rank=self.global_rank,
+            spacing_mm=self.config.preprocess.spacing_mm,
+        )
+        return DataLoader(stream, batch_size=None, num_workers=self.workers)
+
+    def val_dataloader(self) -> DataLoader:
+        """Numbers of the validation scans."""
+        return DataLoader(list(range(len(self.scans["val"]))), batch_size=None)  # type: ignore[arg-type]
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        """Flow-matching loss of one batch, noise and times drawn from (seed, rank, step)."""
+        image, mask, condition = batch
+        generator = torch.Generator(self.device)
+        generator.manual_seed(hash((self.settings.seed, self.global_rank, self.global_step)))
+        noise = torch.randn(image.shape, generator=generator, device=self.device)
+        t = torch.rand(len(image), generator=generator, device=self.device)
+        start = torch.rand(len(image), generator=generator, device=self.device)
+        t = torch.where(start < self.settings.start_share, 0, t)
+        loss = flow.loss(self.network, image, mask, condition, noise, t)
+        if not torch.isfinite(loss):
+            msg = (
+                f"the loss is {loss.item()} at step {self.global_step}. The last checkpoint is "
+                "intact; resume from it with a lower --learning-rate."
+            )
+            raise FloatingPointError(msg)
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Adam with a linear warm-up and a cosine decay to 1 % over the run."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.settings.learning_rate)
+        warmup, steps = self.settings.warmup_steps, self.settings.steps
+
+        def factor(step: int) -> float:
+            progress = min(1.0, step / steps)
+            return min(1.0, (step + 1) / max(1, warmup)) * (
+                0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+            )
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def validation_step(self, index: int, batch_index: int) -> None:
+        """Reconstruct one held-out target scan from its own edges, by one Euler step."""
+        scan = open_cached(self.scans["val"][index])
+        mask = np.asarray(scan.mask)
+        truth = np.asarray(scan.image, dtype=np.float32)
+        spacing = self.config.preprocess.spacing_mm
+        output = sample(self.network, scan.edges[0], mask, SamplingSettings(), self.device, spacing)
+        scores = {
+            "val_psnr": metrics.psnr(output, truth, mask, data_range=2),
+            "val_ssim": metrics.ssim(output, truth, mask, data_range=2),
+        }
+        self.log_dict(scores, prog_bar=True, batch_size=1, sync_dist=True)
+        if batch_index == 0 and self.trainer.is_global_zero:
+            from isochroma.preview import save_preview
+
+            save_preview(
+                self.folder / "previews" / f"step-{self.global_step:06d}.png",
+                {"edges": scan.edges[0] * 2.0 - 1, "from edges": output, "truth": truth},
+            )
+
+
+class Export(lightning.Callback):
+    """Write the averaged weights as a usable model after each validation.
+
+    Listed before the averaging, which takes its weights back at the same moment.
+    """
+
+    def on_validation_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Save weights, config and scores."""
+        module = cast("FlowTraining", pl_module)
+        if not trainer.is_global_zero:
+            return
+        scores = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        record = {
+            **dataclasses.asdict(module.settings),
+            "steps_done": trainer.global_step,
+            **{k: round(v, 4) for k, v in scores.items() if k.startswith("val_")},
+        }
+        config = dataclasses.replace(module.config, training=record)
+        save_model(module.folder, module.network.state_dict(), config)
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that replace the last one only when they are whole, on any file system."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write `checkpoint` to `path` in one step."""
+        write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
+
+
+def train(
+    target: Path,
+    folder: Path,
+    config: ModelConfig,
+    settings: TrainingSettings,
+    accelerator: str = "auto",
+    devices: int | str = "auto",
+    precision: Any = "bf16-mixed",
+    workers: int = 0,
+    compile_network: bool = False,
+    cache: Path | None = None,
+    initial: dict[str, Tensor] | None = None,
+) -> Path:
+    """Train on the scans of `target`; leave the model, its logs and checkpoints in `folder`.
+
+    A run that finds `folder/checkpoints/last.ckpt` resumes from it.
+
+    Parameters
+    ----------
+    target
+        Folder of one scanner's scans.
+    folder
+        The model folder to fill.
+    config
+        Preprocessing, edges, patches and network; its target domain is filled in here.
+    settings
+        The recipe.
+    accelerator, devices, precision
+        As in lightning.Trainer.
+    workers
+        Processes that draw patches.
+    cache
+        Where preprocessed scans are kept; `folder/cache` by default.
+    initial
+        Weights to start from instead of random ones.
+
+    Returns
+    -------
+    The model folder.
+    """
+    if config.patches.size % config.network.divisor:
+        msg = (
+            f"a patch size of {config.patches.size} does not suit this network; "
+            f"use a multiple of {config.network.divisor}."
+        )
+        raise InputError(msg)
+    cache = cache or folder / "cache"
+    scans: dict[str, list[Path]] = {}
+    for split, paths in find_target_scans(target).items():
+        scans[split] = []
+        for number, path in enumerate(paths, 1):
+            logger.info("preparing %s scan %d of %d: %s", split, number, len(paths), path.name)
+            scans[split].append(cache_scan(path, cache, config, settings.edge_variants))
+    domain = describe_target([open_cached(path) for path in scans["train"]])
+    config = dataclasses.replace(config, target=domain)
+    module = FlowTraining(config, settings, scans, folder, workers, compile_network)
+    if initial is not None:
+        module.network.load_state_dict(initial)
+    checkpoints = ModelCheckpoint(
+        folder / "checkpoints",
+        filename="last",
+        save_last=False,
+        enable_version_counter=False,
+        every_n_train_steps=settings.checkpoint_every,
+    )
+    last = folder / "checkpoints" / "last.ckpt"
+    run = f"run-{len(list(folder.glob('logs/run-*')))}"
+    averaging = EMAWeightAveraging(
+        decay=settings.ema_decay,
+        update_starting_at_step=min(settings.warmup_steps, settings.steps - 1),
+    )
+    trainer = lightning.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        precision=precision,
+        max_steps=settings.steps,
+        val_check_interval=min(settings.validate_every, settings.steps),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        gradient_clip_val=settings.gradient_clip,
+        log_every_n_steps=20,
+        callbacks=[Export(), averaging, checkpoints],
+        plugins=[AtomicCheckpoints()],
+        logger=[kind(folder, "logs", version=run) for kind in (CSVLogger, TensorBoardLogger)],
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, ckpt_path=str(last) if last.is_file() else None)
+    if settings.steps % settings.validate_every:
+        trainer.validate(module)
+    return folder

@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from conftest import Phantom, ball
+from isochroma import preprocess, volume
+from isochroma.errors import InputError
+from isochroma.preprocess import PreprocessSettings
+from isochroma.simulate import bias_field
+
+LAS = np.array([[-1.0, 0, 0, 30], [0, 1, 0, -20], [0, 0, 1, 10], [0, 0, 0, 1]])
+TWO_MM = np.diag([2.0, 2, 2, 1])
+PLAIN = PreprocessSettings(n4=False)
+
+
+def image_of(data: np.ndarray, affine: np.ndarray = LAS) -> nib.Nifti1Image:
+    return nib.Nifti1Image(data, affine)
+
+
+def stripped_head() -> np.ndarray:
+    """A 905 ml ball on 2 mm voxels."""
+    noise = np.random.default_rng(0).uniform(50, 100, (64, 64, 64))
+    return np.where(ball((64, 64, 64), 30), noise, 0).astype(np.float32)
+
+
+class TestIsStripped:
+    def test_ball_in_zeros(self) -> None:
+        assert preprocess.is_stripped(stripped_head())
+
+    def test_holes_and_crumbs_are_allowed(self) -> None:
+        data = stripped_head()
+        data[30:34, 30:34, 30:34] = 0
+        data[2, 2, 2] = 5
+        assert preprocess.is_stripped(data)
+
+    def test_noise_around(self) -> None:
+        data = stripped_head() + np.random.default_rng(1).uniform(1, 5, (64, 64, 64))
+        assert not preprocess.is_stripped(data)
+
+    def test_neck_leaves_through_the_border(self) -> None:
+        data = stripped_head()
+        data[20:44, 20:44, :20] = 60
+        assert not preprocess.is_stripped(data)
+
+    def test_second_component(self) -> None:
+        data = stripped_head()
+        data[1:13, 1:13, 1:13] = 60  # 1.5 % of the voxels, apart from the ball
+        assert not preprocess.is_stripped(data)
+
+    def test_few_zeros(self) -> None:
+        data = np.zeros((80, 80, 80))
+        data[1:-1, 1:-1, 1:-1] = 60  # a zero border alone is no stripped head
+        assert not preprocess.is_stripped(data)
+
+    def test_real_scans(self, target_scan: nib.Nifti1Image) -> None:
+        assert preprocess.is_stripped(np.asanyarray(target_scan.dataobj))
+
+    def test_real_whole_head(self, example_head: nib.Nifti1Image) -> None:
+        assert not preprocess.is_stripped(np.asanyarray(example_head.dataobj))
+
+
+class TestBrainMask:
+    def test_given(self) -> None:
+        data = stripped_head()
+        chosen = ball((64, 64, 64), 25)
+        mask, origin = preprocess.brain_mask(
+            image_of(data, TWO_MM), image_of(chosen.astype(np.uint8), TWO_MM)
+        )
+        assert origin == "given"
+        assert mask.dtype == bool
+        np.testing.assert_array_equal(mask, chosen)
+
+    def test_given_as_one_volume_in_4d(self) -> None:
+        chosen = ball((64, 64, 64), 25)
+        mask, _ = preprocess.brain_mask(
+            image_of(stripped_head(), TWO_MM), image_of(chosen[..., None].astype(np.uint8), TWO_MM)
+        )
+        np.testing.assert_array_equal(mask, chosen)
+
+    def test_given_on_another_shape(self) -> None:
+        given = image_of(np.ones((64, 64, 63), dtype=np.uint8), TWO_MM)
+        with pytest.raises(InputError, match=r"\(64, 64, 63\).*Resample the mask"):
+            preprocess.brain_mask(image_of(stripped_head(), TWO_MM), given)
+
+    def test_given_with_another_affine(self) -> None:
+        moved = TWO_MM.copy()
+        moved[0, 3] = 1
+        given = image_of(ball((64, 64, 64), 25).astype(np.uint8), moved)
+        with pytest.raises(InputError, match=r"affine.*Resample the mask"):
+            preprocess.brain_mask(image_of(stripped_head(), TWO_MM), given)
+
+    @pytest.mark.parametrize(
+        ("radius", "affine", "shown"),
+        [(-1, TWO_MM, "0 ml"), (15, TWO_MM, "1[0-9]{2} ml"), (30, 1.6 * TWO_MM, "3[0-9]{3} ml")],
+        ids=["empty", "too small", "too large"],
+    )
+    def test_implausible_volume(self, radius: float, affine: np.ndarray, shown: str) -> None:
+        affine[3, 3] = 1
+        given = image_of(ball((64, 64, 64), radius).astype(np.uint8), affine)
+        with pytest.raises(InputError, match=f"{shown}.*--mask") as caught:
+            preprocess.brain_mask(image_of(stripped_head(), affine), given)
+        assert "(given)" in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+
+    def test_stripped(self) -> None:
+        """Holes are filled, crumbs dropped."""
+        data = stripped_head()
+        brain = data != 0
+        data[30:34, 30:34, 30:34] = 0
+        data[2, 2, 2] = 5
+        mask, origin = preprocess.brain_mask(image_of(data, TWO_MM))
+        assert origin == "stripped"
+        np.testing.assert_array_equal(mask, brain)
+
+    def test_no_brain_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def run(image: nib.Nifti1Image) -> None:
+            raise AssertionError
+
+        monkeypatch.setattr(preprocess, "_brain_extraction", lambda: SimpleNamespace(run=run))
+        noise = np.random.default_rng(0).uniform(1, 5, (64, 64, 64))
+        with pytest.raises(InputError, match="Give a mask with --mask"):
+            preprocess.brain_mask(image_of(noise, TWO_MM))
+
+    def test_whole_head(self, example_head: nib.Nifti1Image) -> None:
+        mask, origin = preprocess.brain_mask(example_head)
+        assert origin == "deepbet"
+        assert mask.shape == example_head.shape
+        volume_ml = mask.sum() / 1000
+        print(f"deepbet: {volume_ml:.0f} ml")
+        assert 1000 < volume_ml < 2000
+        # ch2 lies in MNI space: its anterior commissure region is brain, its nose is not
+        inverse = np.linalg.inv(example_head.affine)
+        for point, inside in [((0, -20, 10), True), ((0, 110, -60), False), ((0, 0, 90), False)]:
+            voxel = np.rint(nib.affines.apply_affine(inverse, point)).astype(int)
+            voxel = np.clip(voxel, 0, np.array(mask.shape) - 1)
+            assert mask[tuple(voxel)] == inside, point
+
+
+class TestLargestComponent:
+    def test_keeps_the_larger(self) -> None:
+        mask = np.zeros((10, 10, 10), dtype=bool)
+        mask[1:3, 1:3, 1:3] = mask[5:9, 5:9, 5:9] = True
+        expected = mask.copy()
+        expected[:4] = False
+        np.testing.assert_array_equal(preprocess.largest_component(mask), expected)
+
+    def test_corners_do_not_connect(self) -> None:
+        mask = np.zeros((6, 6, 6), dtype=bool)
+        mask[0:2, 0:2, 0:2] = mask[2:5, 2:5, 2:5] = True
+        assert preprocess.largest_component(mask).sum() == 27
+
+    def test_nothing(self) -> None:
+        assert not preprocess.largest_component(np.zeros((3, 3, 3), dtype=bool)).any()
+
+
+class TestModelUnits:
+    def test_known_answer(self) -> None:
+        values = np.array([0.0, 10, 15, 20, 30, 12]).reshape(1, 2, 3)
+        mask = np.array([1, 1, 1, 1, 1, 0], dtype=bool).reshape(1, 2, 3)
+        units = preprocess.to_model_units(values, mask, 10, 20)
+        assert units.dtype == np.float32
+        np.testing.assert_allclose(units.ravel(), [-1, -1, 0, 1, 1, 0], atol=1e-6)
+
+    def test_inverse(self) -> None:
+        values = np.random.default_rng(0).uniform(-3, 7, (5, 6, 7))
+        mask = np.ones(values.shape, dtype=bool)
+        units = preprocess.to_model_units(values, mask, -3, 7)
+        np.testing.assert_allclose(
+            preprocess.from_model_units(units, -3, 7), values, rtol=1e-5, atol=1e-5
+        )
+
+    def test_limits(self) -> None:
+        settings = PreprocessSettings(lower_percentile=10, upper_percentile=90)
+        limits = preprocess.intensity_limits(np.arange(101.0), settings)
+        assert limits == pytest.approx((10, 90))
+
+    def test_constant_brain(self) -> None:
+        with pytest.raises(InputError, match="constant inside the brain mask"):
+            preprocess.intensity_limits(np.full(50, 3.0), PreprocessSettings())
+
+
+class TestCorrectBias:
+    @staticmethod
+    def variation(values: np.ndarray, where: np.ndarray) -> float:
+        return float(values[where].std() / values[where].mean())
+
+    def test_phantom(self, phantom: Phantom) -> None:
+        """Most of a planted field of +-30 % vanishes from the white matter."""
+        field = bias_field(phantom.data.shape, 0.3, np.random.default_rng(3)).astype(np.float32)
+        settings = PreprocessSettings(n4_shrink=2)
+        after = preprocess.correct_bias(phantom.data * field, phantom.mask, settings)
+        planted = self.variation(field, phantom.white)
+        remaining = self.variation(after / np.maximum(phantom.data, 1), phantom.white)
+        print(f"phantom, white matter: {planted:.4f} before N4, {remaining:.4f} after")
+        assert planted > 0.04  # there is something to remove
+        assert remaining < 0.5 * planted
+
+    def test_mean_field_is_one(self, phantom: Phantom) -> None:
+        after = preprocess.correct_bias(phantom.data, phantom.mask, PreprocessSettings())
+        field = phantom.data[phantom.mask] / after[phantom.mask]
+        assert np.exp(np.log(field).mean()) == pytest.approx(1, abs=1e-3)
+
+    def test_real_scan(self, uncorrected: preprocess.Prepared) -> None:
+        """N4 brings the scan, and the scan under a 30 % front-to-back ramp, close together.
+
+        The ramp is the field that the default settings remove best; of a random cubic one they
+        leave far more.
+        """
+        mask = uncorrected.mask
+        scan = preprocess.from_model_units(uncorrected.image, 100.0, 1100.0)
+        ramp = (1 + 0.3 * np.linspace(-1, 1, mask.shape[1], dtype=np.float32))[:, None]
+        clean = preprocess.correct_bias(scan, mask, PreprocessSettings())
+        planted = preprocess.correct_bias(scan * ramp, mask, PreprocessSettings())
+        before = np.log(np.broadcast_to(ramp, mask.shape)[mask]).std()
+        after = np.log(planted[mask] / clean[mask]).std()
+        print(f"ramp on a real scan: {before:.4f} before N4, {after:.4f} after")
+        assert after < 0.5 * before
+
+    def test_negative_values(self, phantom: Phantom) -> None:
+        """An offset below zero is no reason to fail, and comes back."""
+        after = preprocess.correct_bias(phantom.data - 400, phantom.mask, PreprocessSettings())
+        assert np.isfinite(after).all()
+        assert after[phantom.mask].min() < -200
+        assert np.corrcoef(after[phantom.mask], phantom.data[phantom.mask])[0, 1] > 0.98
+
+
+class TestPrepare:
+    def test_phantom_without_resampling(self, phantom: Phantom) -> None:
+        """On 1 mm voxels only the orientation changes: known answer, percentile by percentile."""
+        result = preprocess.prepare(image_of(phantom.data), phantom.mask, PLAIN)
+        box = volume.bounding_box(phantom.mask, 4)
+        np.testing.assert_array_equal(result.mask, phantom.mask[box][::-1])
+        values = phantom.data[phantom.mask]
+        lower, upper = np.percentile(values, [0.5, 99.5])
+        assert (result.lower, result.upper) == pytest.approx((lower, upper), rel=1e-3)
+        expected = np.clip(2 * (phantom.data[box][::-1] - lower) / (upper - lower) - 1, -1, 1)
+        np.testing.assert_allclose(
+            result.image[result.mask], expected[result.mask], atol=5e-3, rtol=0
+        )
+
+    def test_grid(self, phantom: Phantom) -> None:
+        result = preprocess.prepare(image_of(phantom.data), phantom.mask, PLAIN)
+        assert result.grid.shape == result.image.shape
+        assert nib.aff2axcodes(result.grid.affine) == ("R", "A", "S")
+        # the mask's centre of mass is one point of the world, on either grid
+        native = nib.affines.apply_affine(LAS, ndimage.center_of_mass(phantom.mask))
+        model = nib.affines.apply_affine(result.grid.affine, ndimage.center_of_mass(result.mask))
+        np.testing.assert_allclose(model, native, atol=1e-6)
+
+    @pytest.mark.parametrize("n4", [False, True])
+    @pytest.mark.parametrize("spacing", [(1, 1, 1), (0.868, 0.868, 1)])
+    def test_gain(self, phantom: Phantom, n4: bool, spacing: tuple[float, ...]) -> None:
+        affine = np.diag([*spacing, 1])
+        settings = PreprocessSettings(n4=n4)
+        plain = preprocess.prepare(image_of(phantom.data, affine), phantom.mask, settings)
+        louder = preprocess.prepare(image_of(3.7 * phantom.data, affine), phantom.mask, settings)
+        np.testing.assert_allclose(louder.image, plain.image, atol=1e-3)
+        assert louder.upper == pytest.approx(3.7 * plain.upper, rel=1e-3)
+
+    def test_gain_and_offset(self, phantom: Phantom) -> None:
+        plain = preprocess.prepare(image_of(phantom.data), phantom.mask, PLAIN)
+        moved = preprocess.prepare(image_of(3.7 * phantom.data - 250), phantom.mask, PLAIN)
+        np.testing.assert_allclose(moved.image, plain.image, atol=1e-4)
+        assert moved.lower == pytest.approx(3.7 * plain.lower - 250, abs=0.5)
+
+    @pytest.mark.parametrize(
+        "settings", [PLAIN, PreprocessSettings(n4_shrink=2)], ids=["plain", "n4"]
+    )
+    @pytest.mark.parametrize("poison", [1e6, -1e6, np.nan])
+    def test_outside_has_no_influence(
+        self, phantom: Phantom, settings: PreprocessSettings, poison: float
+    ) -> None:
+        affine = np.diag([0.868, 0.868, 1, 1])
+        poisoned = np.where(phantom.mask, phantom.data, poison).astype(np.float32)
+        clean = preprocess.prepare(image_of(phantom.data, affine), phantom.mask, settings)
+        result = preprocess.prepare(image_of(poisoned, affine), phantom.mask, settings)
+        np.testing.assert_array_equal(result.image, clean.image)
+        np.testing.assert_array_equal(result.mask, clean.mask)
+        assert (result.lower, result.upper) == (clean.lower, clean.upper)
+
+    def test_constant_brain(self, phantom: Phantom) -> None:
+        constant = np.where(phantom.mask, 5.0, 0).astype(np.float32)
+        with pytest.raises(InputError, match="constant"):
+            preprocess.prepare(image_of(constant), phantom.mask, PLAIN)
+
+    def test_empty_mask(self, phantom: Phantom) -> None:
+        with pytest.raises(InputError, match="mask is empty"):
+            preprocess.prepare(image_of(phantom.data), np.zeros_like(phantom.mask), PLAIN)
+
+    def test_real_scan(
+        self,
+        prepared: preprocess.Prepared,
+        target_scan: nib.Nifti1Image,
+        target_mask: np.ndarray,
+    ) -> None:
+        inside = prepared.image[prepared.mask]
+        assert prepared.image.dtype == np.float32
+        assert prepared.mask.dtype == bool
+        assert (inside.min(), inside.max()) == (-1, 1)
+        assert not prepared.image[~prepared.mask].any()
+        # half a percent is clipped at either end
+        assert np.mean(inside == -1) == pytest.approx(0.005, abs=5e-4)
+        assert np.mean(inside == 1) == pytest.approx(0.005, abs=5e-4)
+        assert 0 < prepared.lower < prepared.upper
+        native_ml = target_mask.sum() * abs(np.linalg.det(target_scan.affine[:3, :3])) / 1000
+        assert prepared.mask.sum() / 1000 == pytest.approx(native_ml, rel=0.01)
+        np.testing.assert_allclose(nib.affines.voxel_sizes(prepared.grid.affine), 1, atol=1e-5)
+        assert nib.aff2axcodes(prepared.grid.affine) == ("R", "A", "S")

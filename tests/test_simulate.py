@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from conftest import Phantom
+from isochroma import simulate
+from isochroma.simulate import SCANNERS, Scanner
+
+CLEAN = {"bias": 0.0, "blur": 0.0, "noise": 0.0}
+seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(scope="module")
+def unit(phantom: Phantom) -> np.ndarray:
+    return np.where(phantom.mask, np.clip(phantom.data / 1000, 0, 1), 0)
+
+
+class TestBiasField:
+    @given(seeds, st.floats(0.01, 0.9), st.tuples(*[st.integers(8, 30)] * 3))
+    def test_mean_and_peak(self, seed: int, peak: float, shape: tuple[int, ...]) -> None:
+        field = simulate.bias_field(shape, peak, np.random.default_rng(seed))
+        assert field.shape == shape
+        assert field.mean() == pytest.approx(1, abs=1e-4)
+        assert np.abs(field - 1).max() == pytest.approx(peak, rel=1e-4)
+        assert field.min() > 0
+
+    def test_smooth(self) -> None:
+        """Over 60 voxels it takes more than 6 to run from one peak to the other."""
+        for seed in range(5):
+            field = simulate.bias_field((60, 60, 60), 0.3, np.random.default_rng(seed))
+            assert max(np.abs(np.diff(field, axis=axis)).max() for axis in range(3)) < 0.6 / 6
+
+    def test_no_bias(self) -> None:
+        np.testing.assert_array_equal(
+            simulate.bias_field((9, 9, 9), 0.0, np.random.default_rng(0)), 1
+        )
+
+
+class TestRender:
+    def test_seeded(self, unit: np.ndarray, phantom: Phantom) -> None:
+        scanner = SCANNERS["t2-like"]
+        first, again, other = (
+            scanner.render(unit, phantom.mask, np.random.default_rng(seed)) for seed in (1, 1, 2)
+        )
+        np.testing.assert_array_equal(first, again)
+        assert np.abs(first - other).mean() > 0.005
+
+    @pytest.mark.parametrize("name", SCANNERS)
+    def test_presets(self, unit: np.ndarray, phantom: Phantom, name: str) -> None:
+        result = SCANNERS[name].render(unit, phantom.mask, np.random.default_rng(0))
+        assert result.dtype == np.float32
+        assert result.shape == unit.shape
+        assert np.isfinite(result).all()
+        assert not result[~phantom.mask].any()
+        assert result.min() >= 0
+        assert result.max() < 1.4  # full intensity, 20 % bias, noise
+        assert result[phantom.mask].std() > 0.03
+
+    def test_preset_names(self) -> None:
+        assert set(SCANNERS) == {"gamma", "low-contrast", "t2-like", "pd-like"}
+
+    def test_intensity_map_alone(self, unit: np.ndarray, phantom: Phantom) -> None:
+        """Without bias, blur and noise the map is all: identity and a known curve."""
+        rng = np.random.default_rng(0)
+        identity = Scanner((0.0, 0.5, 1.0), (0.0, 0.5, 1.0), **CLEAN)
+        np.testing.assert_allclose(identity.render(unit, phantom.mask, rng), unit, atol=1e-6)
+        knots = np.linspace(0, 1, 9)
+        gamma = Scanner(knots, knots**2, **CLEAN)
+        np.testing.assert_allclose(gamma.render(unit, phantom.mask, rng), unit**2, atol=5e-3)
+
+    def test_map_passes_through_its_knots(self) -> None:
+        for scanner in SCANNERS.values():
+            image = np.reshape(scanner.knots, (1, 1, -1))
+            clean = Scanner(scanner.knots, scanner.values, **CLEAN)
+            result = clean.render(image, np.ones(image.shape, bool), np.random.default_rng(0))
+            np.testing.assert_allclose(result.ravel(), scanner.values, atol=1e-6)
+
+    def test_t2_like_inverts(self, unit: np.ndarray, phantom: Phantom) -> None:
+        result = SCANNERS["t2-like"].render(unit, phantom.mask, np.random.default_rng(0))
+        assert np.corrcoef(result[phantom.mask], unit[phantom.mask])[0, 1] < -0.7
+        gamma = SCANNERS["gamma"].render(unit, phantom.mask, np.random.default_rng(0))
+        assert np.corrcoef(gamma[phantom.mask], unit[phantom.mask])[0, 1] > 0.7
+
+    def test_pd_like_is_not_monotone(self) -> None:
+        assert {1.0, -1.0} == set(np.sign(np.diff(SCANNERS["pd-like"].values)))
+
+    def test_noise_is_rician(self) -> None:
+        """Without signal: Rayleigh, mean sigma sqrt(pi / 2). With signal: nearly Gaussian."""
+        scanner = Scanner((0.0, 1.0), (0.0, 1.0), bias=0, blur=0, noise=0.02)
+        mask = np.ones((30, 30, 30), dtype=bool)
+        dark = scanner.render(np.zeros(mask.shape), mask, np.random.default_rng(0))
+        assert dark.mean() == pytest.approx(0.02 * np.sqrt(np.pi / 2), rel=0.02)
+        bright = scanner.render(np.ones(mask.shape), mask, np.random.default_rng(0))
+        assert bright.std() == pytest.approx(0.02, rel=0.03)
+        assert bright.mean() == pytest.approx(1, abs=1e-3)
+
+    def test_blur(self, unit: np.ndarray, phantom: Phantom) -> None:
+        """Blur lowers the roughness, and does not darken the brain's rim."""
+        identity = {"knots": (0.0, 1.0), "values": (0.0, 1.0), "bias": 0.0, "noise": 0.0}
+        rng = np.random.default_rng(0)
+        sharp = Scanner(**identity, blur=0).render(unit, phantom.mask, rng)
+        soft = Scanner(**identity, blur=1.5).render(unit, phantom.mask, rng)
+        inner = ndimage.binary_erosion(phantom.mask, iterations=3)
+
+        def roughness(image: np.ndarray) -> float:
+            return float(np.abs(np.diff(image, axis=0))[inner[1:]].mean())
+
+        assert roughness(soft) < 0.8 * roughness(sharp)
+        flat = Scanner(**identity, blur=1.5).render(np.full(unit.shape, 0.5), phantom.mask, rng)
+        np.testing.assert_allclose(flat[phantom.mask], 0.5, atol=1e-3)
+
+    def test_bias(self) -> None:
+        mask = np.ones((20, 20, 20), dtype=bool)
+        scanner = Scanner((0.0, 1.0), (0.0, 1.0), bias=0.25, blur=0, noise=0)
+        result = scanner.render(np.ones(mask.shape), mask, np.random.default_rng(0))
+        assert np.abs(result - 1).max() == pytest.approx(0.25, rel=1e-3)
+
+
+class TestRandomScanner:
+    def test_neighbouring_knots_differ(self) -> None:
+        for seed in range(200):
+            scanner = simulate.random_scanner(np.random.default_rng(seed))
+            assert np.abs(np.diff(scanner.values)).min() >= 0.1
+
+    def test_ranges(self) -> None:
+        for seed in range(200):
+            scanner = simulate.random_scanner(np.random.default_rng(seed))
+            assert scanner.knots == simulate.KNOTS
+            assert 0 <= min(scanner.values) <= max(scanner.values) <= 1
+            assert 0 <= scanner.bias <= 0.3
+            assert 0 <= scanner.blur <= 0.7
+            assert 0 <= scanner.noise <= 0.04
+
+    def test_seeded(self) -> None:
+        first, again, other = (
+            simulate.random_scanner(np.random.default_rng(seed)) for seed in (1, 1, 2)
+        )
+        assert first == again
+        assert first != other
+
+    def test_rising_falling_and_neither(self) -> None:
+        kinds = set()
+        for seed in range(50):
+            steps = np.diff(simulate.random_scanner(np.random.default_rng(seed)).values)
+            kinds.add("rising" if (steps > 0).all() else "falling" if (steps < 0).all() else "free")
+        assert kinds == {"rising", "falling", "free"}
