@@ -123,7 +123,7 @@ class TestGradient:
 
 
 class TestFraction:
-    @pytest.mark.parametrize("fraction", [0.08, 0.12, 0.16])
+    @pytest.mark.parametrize("fraction", [0.12, 0.16, 0.2])
     def test_met_on_a_real_scan(self, prepared: Prepared, fraction: float) -> None:
         found = edges.canny(prepared.image, prepared.mask, EdgeSettings(fraction=fraction))
         assert found.dtype == bool

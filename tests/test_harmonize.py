@@ -107,12 +107,13 @@ class TestBasic:
         assert (values[~inside] == 0).all()
 
     def test_network_sees_the_scans_own_edges(self) -> None:
-        """One Euler step of v = edges - x gives the edges, at the place where they are."""
+        """One Euler step of v = edges - x gives the edge map: 1 on edges, -1 elsewhere, 0 outside."""
         result = analytic(lambda condition: condition[:, :1]).run(head_image())
         prepared = result.prepared
         edges = canny(prepared.image, prepared.mask, config().edges)
         assert 0.1 < edges[prepared.mask].mean() < 0.3
-        np.testing.assert_allclose(result.output, edges, atol=1e-6)
+        expected = np.where(prepared.mask, 2.0 * edges - 1, 0)
+        np.testing.assert_allclose(result.output, expected, atol=1e-6)
 
     def test_values_lie_in_the_targets_range(self, harmonizer: Harmonizer) -> None:
         values = np.asarray(harmonizer(head_image()).dataobj)

@@ -324,10 +324,10 @@ class TestStream:
         scan = TargetScan("a", np.zeros(shape), mask, maps, np.full(3, 9.5), 0, 1)
         stream = PatchStream([scan], PatchSettings(8, 0.0), 1, seed=0)
         shares = [float(stream.batch(n)[2][:, 0].mean()) for n in range(200)]
-        assert set(shares) == {0.0, 1.0}
-        assert 0.38 < np.mean(shares) < 0.62
+        assert set(shares) == {-1.0, 1.0}
+        assert -0.24 < np.mean(shares) < 0.24
         alone = PatchStream([scan._replace(edges=maps[:1])], PatchSettings(8, 0.0), 1, seed=0)
-        assert all(float(alone.batch(n)[2][:, 0].max()) == 0 for n in range(20))
+        assert all(float(alone.batch(n)[2][:, 0].max()) == -1 for n in range(20))
 
 
 class TestRun:
@@ -474,7 +474,7 @@ class TestRun:
         loss = flow.loss
 
         def spy(*arguments: Any) -> torch.Tensor:
-            times.extend(arguments[-1].tolist())
+            times.extend(arguments[-2].tolist())
             return loss(*arguments)
 
         monkeypatch.setattr(training.flow, "loss", spy)

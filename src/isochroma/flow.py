@@ -34,6 +34,7 @@ def loss(
     condition: Tensor,
     noise: Tensor,
     t: Tensor,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Mean squared velocity error over the mask (paper's flow-matching loss).
 
@@ -47,10 +48,14 @@ def loss(
         (B, C, I, J, K) edges and coordinates.
     t
         (B,) in [0, 1].
+    weight
+        (B,) factor of each example's error; 1 if not given, as in the paper.
     """
     noise = noise * mask
     velocity = network(interpolate(noise, image, t), t, condition)
     error = (velocity.float() - (image - noise)).square() * mask
+    if weight is not None:
+        error = error * weight.view(-1, 1, 1, 1, 1)
     return error.sum() / mask.sum().clamp(min=1)
 
 

@@ -110,7 +110,7 @@ def intensity_limits(values: np.ndarray, settings: PreprocessSettings) -> tuple[
 
 def to_model_units(values: np.ndarray, mask: np.ndarray, lower: float, upper: float) -> np.ndarray:
     """Winsorise to [lower, upper], map to [-1, 1], set 0 outside the mask. float32."""
-    scaled = 2 * (np.clip(values, lower, upper) - lower) / (upper - lower) - 1
+    scaled = np.clip(2 * (values - lower) / (upper - lower) - 1, -1, 1)
     return np.where(mask, scaled, 0).astype(np.float32)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import logging
 import math
@@ -34,7 +35,7 @@ from isochroma.edges import canny
 from isochroma.errors import InputError
 from isochroma.harmonize import SamplingSettings, sample
 from isochroma.model import ModelConfig, TargetDomain, save_model
-from isochroma.network import VelocityNetwork
+from isochroma.network import VelocityNetwork, loss_weight
 from isochroma.patches import PatchSettings
 from isochroma.preprocess import brain_mask, prepare
 from isochroma.simulate import random_scanner
@@ -286,7 +287,8 @@ class FlowTraining(lightning.LightningModule):
         t = torch.rand(len(image), generator=generator, device=self.device)
         start = torch.rand(len(image), generator=generator, device=self.device)
         t = torch.where(start < self.settings.start_share, 0, t)
-        loss = flow.loss(self.network, image, mask, condition, noise, t)
+        weight = loss_weight(t, self.config.network.data_std)
+        loss = flow.loss(self.network, image, mask, condition, noise, t, weight)
         if not torch.isfinite(loss):
             msg = (
                 f"the loss is {loss.item()} at step {self.global_step}. The last checkpoint is "
@@ -361,7 +363,9 @@ class AtomicCheckpoints(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         """Write `checkpoint` to `path` in one step."""
-        write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
 def train(
