@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -26,10 +27,10 @@ from isochroma.baselines import match_histogram
 from isochroma.harmonize import PAPER_SAMPLING, Harmonizer, Result
 from isochroma.metrics import ncc, psnr, ssim
 from isochroma.model import load_model
-from isochroma.preprocess import Prepared, brain_mask, prepare
+from isochroma.preprocess import MARGIN_VOXELS, Prepared, brain_mask, prepare
 from isochroma.preview import save_preview
 from isochroma.simulate import SCANNERS
-from isochroma.volume import load
+from isochroma.volume import bounding_box, load
 
 Scores = dict[str, dict[str, float]]
 
@@ -92,6 +93,10 @@ class Bench:
         for number, subject in enumerate(subjects[:limit]):
             image = load(folder / f"{subject}_T1w.nii.gz")
             truth = prepare(image, brain_mask(image)[0], self.preprocess)
+            box = bounding_box(truth.mask, MARGIN_VOXELS)  # as `prepare` will crop it again
+            truth = dataclasses.replace(
+                truth, image=truth.image[box], mask=truth.mask[box], grid=truth.grid.crop(box)
+            )
             self.against_truth(f"own/{subject}", truth)
             for index, (name, scanner) in enumerate(SCANNERS.items()):
                 rng = np.random.default_rng([number, index])

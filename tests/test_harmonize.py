@@ -107,7 +107,7 @@ class TestBasic:
         assert (values[~inside] == 0).all()
 
     def test_network_sees_the_scans_own_edges(self) -> None:
-        """One Euler step of v = edges - x gives the edge map: 1 on edges, -1 elsewhere, 0 outside."""
+        """One Euler step of v = map - x gives the edge map: 1, -1 elsewhere, 0 outside."""
         result = analytic(lambda condition: condition[:, :1]).run(head_image())
         prepared = result.prepared
         edges = canny(prepared.image, prepared.mask, config().edges)

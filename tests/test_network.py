@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from isochroma import network
-from isochroma.network import COMPACT, PAPER, Attention, RMSNorm, VelocityNetwork
+from isochroma.network import COMPACT, PAPER, Attention, ChannelNorm, VelocityNetwork
 
 TINY_PAPER = replace(PAPER, width=32, multipliers=(1, 2))
 TINY = replace(COMPACT, width=8, multipliers=(1, 2))
@@ -125,18 +125,21 @@ class TestConfigurations:
         assert change[:, :, :8].max() == 0
 
 
-class TestRMSNorm:
+class TestChannelNorm:
     def test_formula(self) -> None:
-        norm = RMSNorm(5)
+        norm = ChannelNorm(5)
         nn.init.normal_(norm.gain)
+        nn.init.normal_(norm.bias)
         x = torch.randn(2, 5, 3, 4, 2) * 7
         result = norm(x).detach().numpy()
         values = x.numpy()
-        rms = np.sqrt((values**2).mean(1, keepdims=True) + 0.05)
-        np.testing.assert_allclose(result, values / rms * norm.gain.detach().numpy(), rtol=1e-4)
+        centred = values - values.mean(1, keepdims=True)
+        deviation = np.sqrt((centred**2).mean(1, keepdims=True) + 1e-3)
+        gain, bias = norm.gain.detach().numpy(), norm.bias.detach().numpy()
+        np.testing.assert_allclose(result, centred / deviation * gain + bias, atol=1e-4)
 
     def test_each_voxel_by_itself(self) -> None:
-        norm = RMSNorm(5)
+        norm = ChannelNorm(5)
         x = torch.randn(1, 5, 3, 3, 3)
         louder = x.clone()
         louder[..., 0, 0, 0] *= 100
@@ -145,7 +148,7 @@ class TestRMSNorm:
         assert changed.max() == 0
 
     def test_zero_stays_zero(self) -> None:
-        assert not RMSNorm(3)(torch.zeros(1, 3, 2, 2, 2)).any()
+        assert not ChannelNorm(3)(torch.zeros(1, 3, 2, 2, 2)).any()
 
 
 class TestAttention:

@@ -63,9 +63,15 @@ def harmonize(
     model: Annotated[
         str, typer.Option(help="A shipped model's name, or a model folder.")
     ] = "default",
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the solver.")] = None,
-    solver: Annotated[Solver | None, typer.Option(help="Solver of the flow.")] = None,
-    refine: Annotated[Refine | None, typer.Option(help="Refinement of the output.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the solver [1; --paper: 15].")
+    ] = None,
+    solver: Annotated[
+        Solver | None, typer.Option(help="Solver of the flow [euler; --paper: midpoint].")
+    ] = None,
+    refine: Annotated[
+        Refine | None, typer.Option(help="Refinement [none; --paper: paper].")
+    ] = None,
     paper: Annotated[
         bool,
         typer.Option("--paper", help="The paper's sampling: 15 midpoint steps, its refinement."),
@@ -207,7 +213,8 @@ def harmonize_file(
     }
 
     def write_sidecar(target: Path) -> None:
-        record["Seconds"] = {**watch.seconds, **result.record["Seconds"]}
+        seconds = {**result.record["Seconds"], "save": watch.seconds["save"]}
+        record["Seconds"] = {"load": watch.seconds["load"], **seconds}
         target.write_text(json.dumps(record, indent=2) + "\n")
 
     def write_image(target: Path) -> None:
@@ -249,6 +256,12 @@ def train(
     edge_variants: Annotated[
         int, typer.Option(min=0, help="Re-contrasted copies whose edges are learned too.")
     ] = 3,
+    variant_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of patches with a copy's edges.")
+    ] = 0.5,
+    start_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of patches at t = 0.")
+    ] = 0.5,
     edge_fraction: Annotated[float, typer.Option(help="Edge voxels over brain voxels.")] = 0.16,
     patch_size: Annotated[int, typer.Option(help="Edge of a patch in samples.")] = 64,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 1000,
@@ -295,6 +308,8 @@ def train(
         batch_size=batch_size,
         learning_rate=learning_rate,
         edge_variants=edge_variants,
+        variant_share=variant_share,
+        start_share=start_share,
         validate_every=validate_every,
         checkpoint_every=checkpoint_every,
         seed=seed,

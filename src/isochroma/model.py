@@ -90,10 +90,10 @@ def from_dict(kind: type[Settings], values: dict[str, Any], where: str = "config
 
 def save_model(folder: Path, weights: dict[str, Tensor], config: ModelConfig) -> ModelConfig:
     """Write weights (as float16) and config into `folder`; return the config with its hash."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     half = {name: tensor.detach().half().contiguous().cpu() for name, tensor in weights.items()}
-    path = write_atomically(folder / WEIGHTS, lambda temporary: save_file(half, temporary))
+    path = write_atomically(folder / WEIGHTS, lambda temporary: temporary.write_bytes(save(half)))
     config = dataclasses.replace(config, sha256=sha256(path))
     text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
     write_atomically(folder / CONFIG, lambda temporary: temporary.write_text(text))

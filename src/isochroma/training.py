@@ -57,8 +57,10 @@ class TrainingSettings:
     gradient_clip
         Largest gradient norm.
     edge_variants
-        How many re-contrasted copies of each scan give edges too (0: the paper's training). Half
-        of the patches then take the edges of a copy, the image stays the target's.
+        How many re-contrasted copies of each scan give edges too.
+    variant_share
+        Share of the patches that take the edges of a copy; the image stays the target's (0: the
+        paper's training).
     start_share
         Share of the patches at t = 0, where the edges alone must tell the image; the others' t is
         uniform (0: the paper's training). The optimum of the loss at each t stays what it is.
@@ -75,6 +77,7 @@ class TrainingSettings:
     ema_decay: float = 0.999
     gradient_clip: float = 1.0
     edge_variants: int = 3
+    variant_share: float = 0.5
     start_share: float = 0.5
     validate_every: int = 1000
     checkpoint_every: int = 200
@@ -159,7 +162,11 @@ def cache_scan(path: Path, folder: Path, config: ModelConfig, variants: int) -> 
         limits = {"lower": prepared.lower, "upper": prepared.upper}
         (work / "settings.json").write_text(json.dumps({"settings": settings, **limits}))
         shutil.rmtree(cached, ignore_errors=True)
-        work.rename(cached)
+        try:
+            work.rename(cached)
+        except OSError:  # another process of the same run may have been first
+            if not record.is_file():
+                raise
     return cached
 
 
@@ -200,6 +207,7 @@ class PatchStream(IterableDataset):
         settings: PatchSettings,
         batch_size: int,
         seed: int,
+        variant_share: float = 0.5,
         first_step: int = 0,
         rank: int = 0,
         spacing_mm: float = 1.0,
@@ -208,6 +216,7 @@ class PatchStream(IterableDataset):
         self.settings = settings
         self.batch_size = batch_size
         self.seed = seed
+        self.variant_share = variant_share
         self.first_step = first_step
         self.rank = rank
         self.spacing_mm = spacing_mm
@@ -219,7 +228,9 @@ class PatchStream(IterableDataset):
         for _ in range(self.batch_size):
             scan = self.scans[rng.integers(len(self.scans))]
             copies = len(scan.edges) - 1
-            variant = rng.integers(1, copies + 1) if copies and rng.random() < 0.5 else 0
+            variant = (
+                rng.integers(1, copies + 1) if copies and rng.random() < self.variant_share else 0
+            )
             edges = scan.edges[variant]
             volumes = (scan.image, scan.mask, edges, scan.centroid)
             drawn.append(patches.draw(*volumes, self.settings, rng, self.spacing_mm))
@@ -268,6 +279,7 @@ class FlowTraining(lightning.LightningModule):
             self.config.patches,
             self.settings.batch_size,
             self.settings.seed,
+            variant_share=self.settings.variant_share,
             first_step=self.global_step,
             rank=self.global_rank,
             spacing_mm=self.config.preprocess.spacing_mm,
@@ -282,7 +294,8 @@ class FlowTraining(lightning.LightningModule):
         """Flow-matching loss of one batch, noise and times drawn from (seed, rank, step)."""
         image, mask, condition = batch
         generator = torch.Generator(self.device)
-        generator.manual_seed(hash((self.settings.seed, self.global_rank, self.global_step)))
+        key = [self.settings.seed, self.global_rank, self.global_step]
+        generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
         noise = torch.randn(image.shape, generator=generator, device=self.device)
         t = torch.rand(len(image), generator=generator, device=self.device)
         start = torch.rand(len(image), generator=generator, device=self.device)
@@ -311,6 +324,11 @@ class FlowTraining(lightning.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Let a resumed run follow the learning rate that it was given, not the stored one."""
+        schedule = cast("torch.optim.lr_scheduler.LambdaLR", self.lr_schedulers())
+        schedule.base_lrs = [self.settings.learning_rate] * len(schedule.base_lrs)
 
     def validation_step(self, index: int, batch_index: int) -> None:
         """Reconstruct one held-out target scan from its own edges, by one Euler step."""
@@ -443,6 +461,7 @@ def train(
         accelerator=accelerator,
         devices=devices,
         precision=precision,
+        default_root_dir=folder,
         max_steps=settings.steps,
         val_check_interval=min(settings.validate_every, settings.steps),
         check_val_every_n_epoch=None,
