@@ -1,7 +1,8 @@
 """The tables of the README, measured: python benchmarks/readme_table.py --data DIR [--paper].
 
 Held-out scans only: the target's `test` subjects (never trained or selected on) and one person
-imaged in three contrasts. All scores are in-mask; volumes are in model units ([-1, 1], range 2).
+imaged in three contrasts. All scores are in-mask; intensities are scaled to [0, 1] by the
+target's limits.
 
 own        each test scan from its own edges
 simulated  each test scan as four simulated scanners would show it (bias, blur and noise added),
@@ -79,7 +80,7 @@ class Bench:
                 key,
                 {
                     "psnr": psnr(output, scan.image, scan.mask, 2),
-                    "ssim": ssim(output, scan.image, scan.mask, 2),
+                    "ssim": ssim((output + 1) / 2, (scan.image + 1) / 2, scan.mask, 1),
                 },
             )
         if len(shown) > 2:
@@ -136,15 +137,15 @@ class Bench:
             restore = self.harmonizers["default"].restore
             for method, volume in volumes.items():
                 native = restore(volume, first.prepared, image, brain)
-                results.setdefault(method, {})[contrast] = native
+                unit = (native - self.target.lower) / (self.target.upper - self.target.lower)
+                results.setdefault(method, {})[contrast] = unit
         common = np.logical_and.reduce(masks)
-        span = self.target.upper - self.target.lower
         for method, volumes in results.items():
             for a, b in itertools.combinations(paths, 2):
                 self.keep(
                     f"{name}/{a}-{b}/{method}",
                     {
-                        "ssim": ssim(volumes[a], volumes[b], common, span),
+                        "ssim": ssim(volumes[a], volumes[b], common, 1),
                         "ncc": ncc(volumes[a], volumes[b], common),
                     },
                 )
@@ -157,7 +158,7 @@ class Bench:
             save_preview(
                 self.previews / f"{name}_{method.replace(' ', '-')}.png",
                 canonical,
-                (self.target.lower, self.target.upper),
+                (0, 1),
             )
 
     def tables(self) -> str:

@@ -29,11 +29,12 @@ def ssim(
     Parameters
     ----------
     a, b
-        (I, J, K) volumes in one unit.
+        (I, J, K) volumes in one unit whose zero is black. Signed units such as model units must be
+        shifted first: with negative means, an inverted image would score as a likeness.
     mask
         (I, J, K) bool.
     data_range
-        Width of the unit's range (2 for model units).
+        Width of the unit's range.
     """
     mask = np.asarray(mask, dtype=bool)
     weight = np.maximum(ndimage.gaussian_filter(mask.astype(np.float32), sigma), 1e-6)

@@ -339,7 +339,7 @@ class FlowTraining(lightning.LightningModule):
         output = sample(self.network, scan.edges[0], mask, SamplingSettings(), self.device, spacing)
         scores = {
             "val_psnr": metrics.psnr(output, truth, mask, data_range=2),
-            "val_ssim": metrics.ssim(output, truth, mask, data_range=2),
+            "val_ssim": metrics.ssim((output + 1) / 2, (truth + 1) / 2, mask, data_range=1),
         }
         self.log_dict(scores, prog_bar=True, batch_size=1, sync_dist=True)
         if batch_index == 0 and self.trainer.is_global_zero:
