@@ -28,7 +28,13 @@ from isochroma.baselines import match_histogram
 from isochroma.harmonize import PAPER_SAMPLING, Harmonizer, Result
 from isochroma.metrics import ncc, psnr, ssim
 from isochroma.model import load_model
-from isochroma.preprocess import MARGIN_VOXELS, Prepared, brain_mask, prepare
+from isochroma.preprocess import (
+    MARGIN_VOXELS,
+    Prepared,
+    brain_mask,
+    from_model_units,
+    prepare,
+)
 from isochroma.preview import save_preview
 from isochroma.simulate import SCANNERS
 from isochroma.volume import bounding_box, load
@@ -80,7 +86,9 @@ class Bench:
                 key,
                 {
                     "psnr": psnr(output, scan.image, scan.mask, 2),
-                    "ssim": ssim((output + 1) / 2, (scan.image + 1) / 2, scan.mask, 1),
+                    "ssim": ssim(
+                        *(from_model_units(v, 0, 1) for v in (output, scan.image)), scan.mask, 1
+                    ),
                 },
             )
         if len(shown) > 2:
@@ -101,7 +109,7 @@ class Bench:
             self.against_truth(f"own/{subject}", truth)
             for index, (name, scanner) in enumerate(SCANNERS.items()):
                 rng = np.random.default_rng([number, index])
-                signal = scanner.render((truth.image + 1) / 2, truth.mask, rng)
+                signal = scanner.render(from_model_units(truth.image, 0, 1), truth.mask, rng)
                 simulated = nib.Nifti1Image(1000 * signal, truth.grid.affine)
                 source = prepare(simulated, truth.mask, self.preprocess)
                 if not source.grid.same_as(truth.grid):

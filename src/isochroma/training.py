@@ -37,7 +37,7 @@ from isochroma.harmonize import SamplingSettings, sample
 from isochroma.model import ModelConfig, TargetDomain, save_model
 from isochroma.network import VelocityNetwork, loss_weight
 from isochroma.patches import PatchSettings
-from isochroma.preprocess import brain_mask, prepare
+from isochroma.preprocess import brain_mask, from_model_units, prepare
 from isochroma.simulate import random_scanner
 from isochroma.volume import has_volume_suffix, load, sha256, stem, write_atomically
 
@@ -147,7 +147,7 @@ def cache_scan(path: Path, folder: Path, config: ModelConfig, variants: int) -> 
     scan = load(path)
     prepared = prepare(scan, brain_mask(scan)[0], config.preprocess)
     rng = np.random.default_rng(int(settings["sha256"][:8], 16))
-    unit = (prepared.image + 1) / 2
+    unit = from_model_units(prepared.image, 0, 1)
     maps = [canny(prepared.image, prepared.mask, config.edges)]
     for _ in range(variants):
         copy = random_scanner(rng).render(unit, prepared.mask, rng)
@@ -339,7 +339,9 @@ class FlowTraining(lightning.LightningModule):
         output = sample(self.network, scan.edges[0], mask, SamplingSettings(), self.device, spacing)
         scores = {
             "val_psnr": metrics.psnr(output, truth, mask, data_range=2),
-            "val_ssim": metrics.ssim((output + 1) / 2, (truth + 1) / 2, mask, data_range=1),
+            "val_ssim": metrics.ssim(
+                *(from_model_units(v, 0, 1) for v in (output, truth)), mask, 1
+            ),
         }
         self.log_dict(scores, prog_bar=True, batch_size=1, sync_dist=True)
         if batch_index == 0 and self.trainer.is_global_zero:
