@@ -17,7 +17,7 @@ check: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
-	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable ".[train,dev]"
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable ".[train,evaluate,dev]"
 	touch $@
 
 clean:

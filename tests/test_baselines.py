@@ -1,4 +1,4 @@
-"""Histogram matching: the baseline that needs no model."""
+"""The baselines that need no model, and the controls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ import pytest
 from scipy import ndimage
 
 from fixtures_pipeline import head
-from isochroma.baselines import match_histogram
+from isochroma import metrics
+from isochroma.baselines import (
+    blur,
+    brain_frame,
+    match_histogram,
+    mean_head,
+    place_head,
+    specify_histogram,
+    specify_histogram_by_ssim,
+    ssim_gradient,
+)
 
 PROBABILITIES = np.linspace(0, 1, 101)
 
@@ -83,3 +93,95 @@ class TestMasking:
         np.testing.assert_array_equal(
             match_histogram(image, mask, quantiles), match_histogram(other, mask, quantiles)
         )
+
+
+class TestBlur:
+    def test_only_inside_the_mask(self, image: np.ndarray, mask: np.ndarray) -> None:
+        other = np.where(mask, image, 1e4)
+        np.testing.assert_array_equal(blur(image, mask, 2), blur(other, mask, 2))
+        assert (blur(other, mask, 2)[~mask] == 0).all()
+
+    def test_constant_stays_up_to_the_border(self, mask: np.ndarray) -> None:
+        flat = np.where(mask, 0.7, 0)
+        np.testing.assert_allclose(blur(flat, mask, 2)[mask], 0.7, atol=1e-5)
+
+    def test_detail_is_lost(self, image: np.ndarray, mask: np.ndarray) -> None:
+        assert blur(image, mask, 2)[mask].std() < 0.9 * image[mask].std()
+
+
+class TestSpecification:
+    def test_exact_quantiles(self, image: np.ndarray, mask: np.ndarray) -> None:
+        reference = np.sort(np.random.default_rng(3).normal(0, 0.4, 101))
+        rough = np.round(image, 1)  # many ties
+        found = np.quantile(specify_histogram(rough, mask, reference)[mask], PROBABILITIES)
+        np.testing.assert_allclose(found, reference, atol=1e-3)
+
+    def test_ranks_are_kept(
+        self, image: np.ndarray, mask: np.ndarray, quantiles: np.ndarray
+    ) -> None:
+        order = np.argsort(image[mask])
+        rises = np.diff(image[mask][order]) > 0
+        specified = specify_histogram(image, mask, quantiles)[mask][order]
+        assert rises.sum() > 20000
+        assert np.diff(specified)[rises].min() >= 0
+
+    def test_ties_go_by_the_neighbourhood(self) -> None:
+        image = np.zeros((9, 9, 9), dtype=np.float32)
+        image[6] = 1
+        output = specify_histogram(image, np.ones(image.shape, dtype=bool), np.linspace(0, 1, 11))
+        assert output[5].min() > output[:5].max()  # next to the bright plane
+        assert output[6].min() > output[5].max()
+
+
+class TestSsimAscent:
+    def test_gradient(self, image: np.ndarray, mask: np.ndarray) -> None:
+        """Against central differences, along random directions; the score is `metrics.ssim`."""
+        rng = np.random.default_rng(0)
+        x = image + 1
+        y = np.where(mask, x**0.8 + 0.2 * rng.standard_normal(x.shape), 0)
+        score, gradient = ssim_gradient(y, x, mask, 2)
+        assert score == pytest.approx(metrics.ssim(y, x, mask, 2), abs=1e-5)
+        assert (gradient[~mask] == 0).all()
+        for direction in (gradient / np.abs(gradient).max(), np.where(mask, x - y, 0)):
+            change = 0.02 * direction
+            up, down = (ssim_gradient(y + sign * change, x, mask, 2)[0] for sign in (1, -1))
+            assert np.sum(gradient * change) == pytest.approx((up - down) / 2, rel=0.02)
+
+    def test_no_gradient_at_the_source(self, image: np.ndarray, mask: np.ndarray) -> None:
+        score, gradient = ssim_gradient(image + 1, image + 1, mask, 2)
+        assert score == pytest.approx(1, abs=1e-6)
+        assert np.abs(gradient).max() * mask.sum() < 1e-2
+
+    def test_more_ssim_same_histogram(self, image: np.ndarray, mask: np.ndarray) -> None:
+        reference = np.sort(np.random.default_rng(3).normal(0, 0.4, 101)).clip(-1, 1)
+        plain = specify_histogram(image, mask, reference)
+        better = specify_histogram_by_ssim(image, mask, reference)
+        np.testing.assert_array_equal(np.sort(plain[mask]), np.sort(better[mask]))
+        scores = [metrics.ssim(other + 1, image + 1, mask, 2) for other in (plain, better)]
+        assert scores[1] > scores[0]
+
+
+class TestMeanHead:
+    def test_frame_of_a_box(self) -> None:
+        mask = np.zeros((20, 24, 18), dtype=bool)
+        mask[4:10, 5:17, 8:9] = True
+        centre, spread = brain_frame(mask)
+        np.testing.assert_allclose(centre, [6.5, 10.5, 8])
+        np.testing.assert_allclose(spread, np.sqrt([35 / 12, 143 / 12, 0]))
+
+    def test_one_head_comes_back(self, image: np.ndarray, mask: np.ndarray) -> None:
+        placed = place_head(mean_head([(image, mask)]), mask)
+        assert metrics.ncc(placed, image, mask) > 0.98
+        assert (placed[~mask] == 0).all()
+        assert placed.dtype == np.float32
+
+    def test_place_and_size_do_not_matter(self, image: np.ndarray, mask: np.ndarray) -> None:
+        """A shifted copy and a stretched one have the mean of the original."""
+        shifted = [np.pad(volume, ((5, 0), (0, 0), (0, 7))) for volume in (image, mask)]
+        wide = [
+            ndimage.zoom(image, (1, 1.2, 0.9), order=1),
+            ndimage.zoom(mask.astype(float), (1, 1.2, 0.9), order=1) > 0.5,
+        ]
+        mean = mean_head([(image, mask), tuple(shifted), tuple(wide)])
+        assert metrics.ncc(place_head(mean, mask), image, mask) > 0.95
+        assert metrics.ncc(place_head(mean, wide[1]), wide[0], wide[1]) > 0.95

@@ -338,6 +338,95 @@ def train(
 
 
 @app.command()
+def evaluate(
+    study: Annotated[Path, typer.Argument(help="Study file (.tsv, .yaml) or BIDS folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Method to compare (repeat) [default: all; see --list-methods]."),
+    ] = None,
+    command: Annotated[
+        list[str] | None,
+        typer.Option(help="Your own method: 'NAME=COMMAND {input} {output}' (repeat)."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="A shipped model's name, or a model folder.")
+    ] = "default",
+    core: Annotated[
+        list[str] | None,
+        typer.Option(help="Limit this slow method to the study's core scans (repeat)."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Core scans and a small budget: a look, no verdict.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the methods.")] = 0,
+) -> None:
+    """Judge harmonization: one report on closeness, anatomy, downstream tasks and the site audit.
+
+    Writes report.html, results.csv and summary.json. Run the command again to resume.
+    """
+    try:
+        from isochroma.evaluation.measuring import FULL, QUICK
+        from isochroma.evaluation.methods import Command, named_methods
+        from isochroma.evaluation.run import Evaluation
+    except ModuleNotFoundError as error:
+        msg = f"evaluation needs the package {error.name}. Run: pip install 'isochroma[evaluate]'"
+        raise InputError(msg) from error
+
+    methods = named_methods(method, model)
+    for text in command or []:
+        name, separator, template = text.partition("=")
+        if not separator:
+            msg = f"--command {text!r}: write NAME=COMMAND."
+            raise InputError(msg)
+        methods.append(Command(name, template))
+    output.mkdir(parents=True, exist_ok=True)
+    limited = [known.name for known in named_methods(core or [], model)]
+    evaluation = Evaluation(study, output, methods, limited, QUICK if quick else FULL, seed)
+    with progress_bar() as advance:
+        result = evaluation.run(partial(advance, "evaluate"))
+    for failure in result["failures"]:
+        report(RuntimeError(f"{failure['scan']}, {failure['method']}: {failure['error']}"))
+    typer.echo(output / "report.html")
+
+
+@app.command()
+def simulate(
+    scans: Annotated[list[Path], typer.Argument(metavar="IN...", help="T1w scans.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the simulated scans.")],
+    preset: Annotated[
+        list[str] | None, typer.Option(help="Simulated scanner (repeat) [default: all].")
+    ] = None,
+    lesions: Annotated[
+        bool, typer.Option("--lesions", help="Insert graded white matter lesions first.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of bias, noise and lesions.")] = 0,
+) -> None:
+    """Show scans as other scanners would: travelling subjects, simulated.
+
+    Writes NAME_PRESET.nii.gz with a JSON sidecar, and study.tsv with each scan's truth.
+    """
+    try:
+        from isochroma.evaluation.simulated import simulate_file, write_study
+        from isochroma.sequences import PRESETS
+    except ModuleNotFoundError as error:
+        msg = f"simulation needs the package {error.name}. Run: pip install 'isochroma[evaluate]'"
+        raise InputError(msg) from error
+
+    unknown = sorted(set(preset or []) - set(PRESETS))
+    if unknown:
+        msg = f"preset {unknown[0]!r} is unknown; choose from {', '.join(PRESETS)}."
+        raise InputError(msg)
+    rows = []
+    with progress_bar() as advance:
+        for number, path in enumerate(scans):
+            advance(path.name, "simulating", number, len(scans))
+            rows += simulate_file(path, output, preset or list(PRESETS), lesions, seed)
+    write_study(output / "study.tsv", [{**row, "site": row["preset"]} for row in rows])
+    typer.echo(output / "study.tsv")
+
+
+@app.command()
 def models() -> None:
     """List the shipped models."""
     from isochroma.model import CONFIG, SHIPPED, load_config

@@ -337,11 +337,10 @@ class FlowTraining(lightning.LightningModule):
         truth = np.asarray(scan.image, dtype=np.float32)
         spacing = self.config.preprocess.spacing_mm
         output = sample(self.network, scan.edges[0], mask, SamplingSettings(), self.device, spacing)
+        unit, true_unit = (from_model_units(volume, 0, 1) for volume in (output, truth))
         scores = {
             "val_psnr": metrics.psnr(output, truth, mask, data_range=2),
-            "val_ssim": metrics.ssim(
-                *(from_model_units(v, 0, 1) for v in (output, truth)), mask, 1
-            ),
+            "val_ssim": metrics.ssim(unit, true_unit, mask, 1),
         }
         self.log_dict(scores, prog_bar=True, batch_size=1, sync_dist=True)
         if batch_index == 0 and self.trainer.is_global_zero:

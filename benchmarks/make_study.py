@@ -1,0 +1,125 @@
+"""The study file of the project's real scans: python benchmarks/make_study.py --data DIR --out DIR.
+
+Writes OUT/study.tsv, and into OUT/simulated the simulated travelling subjects: the target's test
+subjects on every preset, the same with inserted lesions on one preset, and OASIS as one T2w preset
+shows it (a large gap with known tissues and ages; no truth). Nothing is fitted here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any
+
+from isochroma.evaluation.simulated import simulate_file, write_study
+from isochroma.sequences import PRESETS
+
+LESION_PRESET = "mprage-1.5T"
+LARGE_GAP = "tse-t2-3T"
+CORE_PERSONS = 6
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """Rows of a participants.tsv."""
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
+def target(data: Path, out: Path) -> list[dict[str, Any]]:
+    """The target's own scans, and its test subjects on simulated scanners."""
+    folder = data / "target_ds002748"
+    rows = []
+    first = True
+    for row in sorted(table(folder / "participants.tsv"), key=lambda row: row["participant_id"]):
+        person = row["participant_id"]
+        path = folder / f"{person}_T1w.nii.gz"
+        known = {
+            "site": "ds002748",
+            "person": person,
+            "age": row["age"],
+            "sex": row["sex"],
+            "split": row["split"],
+        }
+        truth = path if row["split"] == "test" else ""
+        own = {"path": path, "scan": f"target_{person}", "truth": truth, "core": "yes"}
+        rows.append({**known, **own})
+        if row["split"] == "test":
+            known = {**known, "split": "", "core": "yes" if first else ""}
+            rows += [{**known, **r} for r in simulate_file(path, out, list(PRESETS))]
+            rows += [
+                {**known, **r} for r in simulate_file(path, out, [LESION_PRESET], lesions=True)
+            ]
+            first = False
+    return rows
+
+
+def oasis(data: Path, out: Path) -> list[dict[str, Any]]:
+    """OASIS with its labels, and as a T2w scanner would show it."""
+    folder = data / "source_oasis1"
+    rows = []
+    for number, row in enumerate(table(folder / "participants.tsv")):
+        scan = row["scan_id"]
+        path = folder / f"{scan}_T1w.nii.gz"
+        known = {
+            "site": "OASIS-1",
+            "person": row["person"],
+            "age": row["age"],
+            "sex": row["sex"],
+            "tissues": folder / f"{scan}_tissues.nii.gz",
+            "core": "yes" if number < CORE_PERSONS else "",
+        }
+        rows.append({"path": path, "scan": f"oasis_{scan}", **known})
+        simulated = simulate_file(path, out, [LARGE_GAP])[0]
+        rows.append({**known, **simulated, "truth": ""})
+    return rows
+
+
+def others(data: Path) -> list[dict[str, Any]]:
+    """ds000011, and one person each of Kirby21 and MS in several contrasts."""
+    folder = data / "source_ds000011"
+    rows: list[dict[str, Any]] = [
+        {
+            "path": folder / f"{row['participant_id']}_T1w.nii.gz",
+            "scan": f"ds000011_{row['participant_id']}",
+            "site": "ds000011",
+            "person": f"ds000011_{row['participant_id']}",
+            "age": row["age"],
+            "sex": row["sex"],
+        }
+        for row in table(folder / "participants.tsv")
+    ]
+    for name, prefix, contrasts in (
+        ("kirby113", data / "contrasts_kirby113" / "113", ("T1w", "T2w", "FLAIR")),
+        ("ms07", data / "contrasts_ms07" / "ms07", ("T1w", "T1wpost", "T2w", "FLAIR")),
+    ):
+        for contrast in contrasts:
+            row = {
+                "path": f"{prefix}_{contrast}.nii.gz",
+                "scan": f"{name}_{contrast}",
+                "site": name,
+                "person": name,
+                "contrast": contrast,
+                "grid": name,
+                "core": "yes",
+            }
+            if name == "ms07":
+                row["lesions"] = f"{prefix}_lesions.nii.gz"
+            rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Write the study."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the real scans")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the study")
+    options = parser.parse_args()
+    data, out = options.data.resolve(), options.out.resolve()
+    rows = [*target(data, out / "simulated"), *oasis(data, out / "simulated"), *others(data)]
+    write_study(out / "study.tsv", rows)
+    print(f"{out / 'study.tsv'}: {len(rows)} scans")
+
+
+if __name__ == "__main__":
+    main()

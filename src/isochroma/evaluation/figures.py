@@ -1,0 +1,170 @@
+"""The pictures of the report: histograms, boxes, ages, slices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from isochroma.evaluation.study import Scan
+
+if TYPE_CHECKING:
+    from isochroma.evaluation.run import Evaluation
+
+Captioned = tuple[str, Figure]
+
+
+def draw(evaluation: Evaluation, rows: pd.DataFrame) -> dict[str, list[Captioned]]:
+    """Every figure that the results allow: (caption, figure) lists, by part of the report."""
+    figures: dict[str, list[Captioned]] = {}
+    found = all_histograms(evaluation)
+    if found is not None:
+        figures["closeness"] = [found]
+    dice = rows[rows["measure"] == "dice mean"]
+    if len(dice):
+        caption = "Mean Dice of each scan, tissue network."
+        figures["segmentation"] = [(caption, boxes(dice, "Dice"))]
+    ages = {scan.scan: scan.age for scan in evaluation.scans}
+    predicted = rows[rows["measure"] == "predicted"]
+    if len(predicted):
+        predicted = predicted.assign(age=predicted["scan"].map(ages))
+        figures["age"] = [("Predicted and true age.", age_scatter(predicted))]
+    for part, scans in montage_scans(evaluation.sources).items():
+        figures[part] = [captioned for scan in scans for captioned in outputs_of(evaluation, scan)]
+    return figures
+
+
+def all_histograms(evaluation: Evaluation) -> Captioned | None:
+    """Histograms of the T1w source scans under every method that got them all."""
+    work = evaluation.work
+    scans = [s for s in evaluation.sources if not s.preset and s.contrast == "T1w"]
+    drawn: dict[str, dict[str, list[np.ndarray]]] = {}
+    for method in evaluation.methods:
+        for scan in scans if set(scans) <= set(evaluation.scans_of(method)) else []:
+            with evaluation.catching(scan.scan, f"{method.name}, figure"):
+                values = work.output(method, scan, work.case(scan)).values[::20]
+                drawn.setdefault(method.name, {}).setdefault(scan.site, []).append(values)
+    if not drawn:
+        return None
+    target = [prepared.image[prepared.mask][::20] for prepared in work.target[:10]]
+    joined = {
+        method: {site: np.concatenate(values) for site, values in sites.items()}
+        for method, sites in drawn.items()
+    }
+    caption = "Histograms of the T1w source scans, and of target training scans (grey)."
+    return caption, histograms(np.concatenate(target), joined)
+
+
+def montage_scans(sources: list[Scan]) -> dict[str, list[Scan]]:
+    """One scan of each simulated contrast, and one co-registered set."""
+    chosen: dict[str, Scan] = {}
+    for scan in sources:
+        if scan.truth is not None:
+            chosen.setdefault(scan.contrast, scan)
+    together = [scan for scan in sources if scan.grid]
+    return {
+        "truth": list(chosen.values()),
+        "pairs": [scan for scan in together if scan.grid == together[0].grid],
+    }
+
+
+def outputs_of(evaluation: Evaluation, scan: Scan) -> list[Captioned]:
+    """Slices of every method's output for one scan."""
+    volumes, truth = {}, None
+    for method in evaluation.methods:
+        if scan in evaluation.scans_of(method):
+            with evaluation.catching(scan.scan, f"{method.name}, figure"):
+                volumes[method.name], case = evaluation.work.volume(method, scan)
+                truth = case.truth
+    if not volumes:
+        return []
+    rest = "." if truth is None else ", and below their differences from the truth."
+    return [(f"{scan.scan}: outputs{rest}", montage(volumes, truth))]
+
+
+def histograms(
+    target: np.ndarray, outputs: dict[str, dict[str, np.ndarray]], bins: int = 80
+) -> Figure:
+    """In-mask histograms of each site, one panel a method, the target's in grey.
+
+    Parameters
+    ----------
+    target
+        (N,) target intensities, model units.
+    outputs
+        method -> site -> (N,) intensities.
+    """
+    edges = np.linspace(-1.1, 1.1, bins + 1)
+    figure = Figure(figsize=(3.2 * len(outputs), 2.6))
+    axes = figure.subplots(1, len(outputs), sharey=True, squeeze=False)[0]
+    for axis, (method, sites) in zip(axes, outputs.items(), strict=True):
+        axis.hist(target, edges, density=True, color="0.8", label="target")
+        for site, values in sites.items():
+            axis.hist(values, edges, density=True, histtype="step", label=site)
+        axis.set_title(method, fontsize=9)
+        axis.set_xlabel("model units", fontsize=8)
+        axis.set_yticks([])
+    axes[0].legend(fontsize=6)
+    return figure
+
+
+def boxes(values: pd.DataFrame, label: str) -> Figure:
+    """Boxes of the column `value` by method, one panel a group, every scan a dot."""
+    groups = list(dict.fromkeys(values["group"]))
+    methods = list(dict.fromkeys(values["method"]))
+    figure = Figure(figsize=(max(4.0, 0.6 * len(methods) + 1) * len(groups), 3.2))
+    axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for axis, group in zip(axes, groups, strict=True):
+        chosen = values[values["group"] == group]
+        drawn = [chosen[chosen["method"] == method]["value"].to_numpy() for method in methods]
+        axis.boxplot(drawn, showfliers=False)
+        for place, dots in enumerate(drawn, 1):
+            axis.plot(np.full(len(dots), place), dots, ".", color="0.4", markersize=3)
+        axis.set_xticks(range(1, len(methods) + 1), methods, rotation=45, ha="right", fontsize=7)
+        axis.set_title(group, fontsize=9)
+    axes[0].set_ylabel(label, fontsize=8)
+    return figure
+
+
+def age_scatter(predictions: pd.DataFrame) -> Figure:
+    """Predicted against true age, one panel a method (columns method, group, age, value)."""
+    methods = list(dict.fromkeys(predictions["method"]))
+    figure = Figure(figsize=(2.4 * len(methods), 2.6))
+    axes = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
+    limits = [predictions["age"].min() - 3, predictions["age"].max() + 3]
+    for axis, method in zip(axes, methods, strict=True):
+        for group, chosen in predictions[predictions["method"] == method].groupby("group"):
+            axis.plot(chosen["age"], chosen["value"], ".", label=group)
+        axis.plot(limits, limits, color="0.7", linewidth=0.8)
+        axis.set_title(method, fontsize=8)
+        axis.set_xlabel("age", fontsize=8)
+    axes[0].set_ylabel("predicted age", fontsize=8)
+    axes[0].legend(fontsize=6)
+    return figure
+
+
+def montage(volumes: dict[str, np.ndarray], truth: np.ndarray | None = None) -> Figure:
+    """Middle slices of each volume (model units); below, the difference from `truth`."""
+    rows = 3 if truth is None else 6
+    names = list(volumes) if truth is None else ["truth", *volumes]
+    shown = volumes if truth is None else {"truth": truth, **volumes}
+    figure = Figure(figsize=(1.7 * len(names), 1.9 * rows))
+    axes = figure.subplots(rows, len(names), squeeze=False)
+    for column, name in enumerate(names):
+        axes[0][column].set_title(name, fontsize=8)
+        for axis in range(3):
+            plane = middle(shown[name], axis)
+            axes[axis][column].imshow(plane, cmap="gray", vmin=-1, vmax=1)
+            if truth is not None:
+                gap = plane - middle(truth, axis)
+                axes[3 + axis][column].imshow(gap, cmap="RdBu_r", vmin=-1, vmax=1)
+    for axis in axes.ravel():
+        axis.axis("off")
+    return figure
+
+
+def middle(volume: np.ndarray, axis: int) -> np.ndarray:
+    """The middle slice across `axis`, upright."""
+    return np.take(volume, volume.shape[axis] // 2, axis).T[::-1]

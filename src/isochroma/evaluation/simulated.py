@@ -1,0 +1,134 @@
+"""Simulated travelling subjects: one person on many scanners, written as scans (`simulate`)."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from isochroma.evaluation.anatomy import insert_lesions
+from isochroma.evaluation.study import Scan
+from isochroma.preprocess import (
+    Prepared,
+    PreprocessSettings,
+    brain_mask,
+    from_model_units,
+    prepare,
+)
+from isochroma.sequences import PRESETS, simulate
+from isochroma.tissues import classify
+from isochroma.volume import load, sha256, stem, write_atomically, write_together
+
+FULL_SCALE = 1000.0
+
+
+def simulate_file(
+    path: Path, folder: Path, presets: list[str], lesions: bool = False, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Write one T1w scan as other scanners would have shown it.
+
+    Parameters
+    ----------
+    path
+        A T1w scan; for scans of the target scanner, what is written has a known truth.
+    folder
+        Where NAME_PRESET.nii.gz and its JSON sidecar go; with lesions also the truth and the
+        lesion labels. What is there already is kept.
+    presets
+        Names from `sequences.PRESETS`.
+    lesions
+        Insert graded lesions into the white matter first.
+    seed
+        Of bias, noise and lesions; the person enters it by the file's content.
+
+    Returns
+    -------
+    One study row a preset: path, scan, contrast, preset, truth and, with lesions, lesions.
+    """
+    name = f"{stem(path)}_lesions" if lesions else stem(path)
+    content = int(sha256(path)[:8], 16)
+    rows: list[dict[str, Any]] = []
+    truth, labels = folder / f"{name}.nii.gz", folder / f"{name}_labels.nii.gz"
+    made: tuple[Prepared, np.ndarray] | None = None
+    for preset in presets:
+        target = folder / f"{name}_{preset}.nii.gz"
+        row: dict[str, Any] = {
+            "path": target.resolve(),
+            "scan": f"{name}_{preset}",
+            "contrast": PRESETS[preset].contrast,
+            "preset": f"{preset} with lesions" if lesions else preset,
+            "truth": truth.resolve() if lesions else path.resolve(),
+        }
+        if lesions:
+            row["lesions"] = labels.resolve()
+        rows.append(row)
+        if target.is_file():
+            continue
+        if made is None:
+            made = anatomy(path, folder, np.random.default_rng([seed, content]), lesions)
+        index = list(PRESETS).index(preset)
+        rng = np.random.default_rng([seed, content, index])
+        scan = simulate(*made, PRESETS[preset], rng)
+        record = {
+            "Source": str(path),
+            "Preset": preset,
+            "Simulation": dataclasses.asdict(PRESETS[preset]),
+            "Seed": seed,
+            "Lesions": lesions,
+        }
+        write_together(
+            {
+                target: partial(nib.save, scan),
+                target.with_name(f"{name}_{preset}.json"): partial(write_json, record),
+            }
+        )
+    return rows
+
+
+def anatomy(
+    path: Path, folder: Path, rng: np.random.Generator, lesions: bool
+) -> tuple[Prepared, np.ndarray]:
+    """The scan on the model grid and its tissue fractions, lesions inserted and written."""
+    image = load(path)
+    prepared = prepare(image, brain_mask(image)[0], PreprocessSettings())
+    labels, fractions = classify(prepared.image, prepared.mask)
+    if not lesions:
+        return prepared, fractions
+    changed, planted, _ = insert_lesions(prepared.image, labels, rng)
+    prepared = dataclasses.replace(prepared, image=changed)
+    _, fractions = classify(changed, prepared.mask)
+    shown = np.where(prepared.mask, from_model_units(changed, 1, FULL_SCALE), 0)
+    images = {"lesions": shown.astype(np.float32), "lesions_labels": planted.astype(np.uint8)}
+    write_together(
+        {
+            folder / f"{stem(path)}_{part}.nii.gz": partial(
+                nib.save, nib.Nifti1Image(volume, prepared.grid.affine)
+            )
+            for part, volume in images.items()
+        }
+    )
+    return prepared, fractions
+
+
+def write_study(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write study rows as TSV, atomically."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(Scan.__dataclass_fields__), delimiter="\t")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomically(path, write)
+
+
+def write_json(record: dict[str, Any], path: Path) -> None:
+    """Write one sidecar."""
+    path.write_text(json.dumps(record, indent=2) + "\n")

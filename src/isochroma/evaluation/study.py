@@ -1,0 +1,222 @@
+"""The study: one row a scan, with what is known of it.
+
+Columns of the TSV (or keys of the YAML list); only `path` and `site` must be there:
+
+path        the scan, relative to the study file
+site        scanner or site
+scan        unique name; the file's name if absent
+person      who was scanned; the scan's name if absent
+contrast    T1w, T2w, FLAIR, ... ; T1w if absent
+split       train, val or test for scans of the target site; empty for all others
+age, sex    years; M or F
+mask        brain mask
+tissues     labels: 0 background, 1 CSF, 2 grey matter, 3 white matter
+lesions     lesion mask
+truth       the same head as the target scanner shows it
+preset      the simulated scanner that made the scan, for simulations
+grid        scans with the same value are co-registered, voxel by voxel
+core        yes for the scans that slow methods are limited to, and that --quick uses
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from isochroma.errors import InputError
+from isochroma.preprocess import Prepared, PreprocessSettings, brain_mask, prepare
+from isochroma.volume import Grid, extend_outside, load, resample, stem
+
+SPLITS = ("train", "val", "test")
+FILES = ("path", "mask", "tissues", "lesions", "truth")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One row of the study; empty strings and NaN where nothing is known."""
+
+    path: Path
+    site: str
+    scan: str
+    person: str
+    contrast: str = "T1w"
+    split: str = ""
+    age: float = math.nan
+    sex: str = ""
+    mask: Path | None = None
+    tissues: Path | None = None
+    lesions: Path | None = None
+    truth: Path | None = None
+    preset: str = ""
+    grid: str = ""
+    core: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan as every method and every measure sees it.
+
+    scan
+        The row of the study.
+    prepared
+        Image (model units) and mask on the model grid.
+    truth
+        (I, J, K) float32, model units, or None.
+    tissues, lesions
+        (I, J, K) uint8 labels and bool, or None.
+    """
+
+    scan: Scan
+    prepared: Prepared
+    truth: np.ndarray | None = None
+    tissues: np.ndarray | None = None
+    lesions: np.ndarray | None = None
+
+
+def read_study(path: Path) -> list[Scan]:
+    """Read a study file (.tsv, .yaml, .yml) or a BIDS folder.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, names a file that is not there, repeats a scan, or has no target
+        scans (`split` train) or more than one target site.
+    """
+    path = Path(path)
+    if path.is_dir():
+        rows = bids_rows(path)
+    elif path.suffix in (".yaml", ".yml"):
+        import yaml
+
+        rows = yaml.safe_load(path.read_text()) or []
+    elif path.is_file():
+        with path.open(newline="") as stream:
+            rows = list(csv.DictReader(stream, delimiter="\t"))
+    else:
+        msg = f"{path}: no such study. Give a TSV or YAML file, or a BIDS folder."
+        raise InputError(msg)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        msg = f"{path}: not a list of scans. Write one mapping a scan."
+        raise InputError(msg)
+    folder = path if path.is_dir() else path.parent
+    scans = [parse_row(row, folder, f"{path}, scan {n}") for n, row in enumerate(rows, 1)]
+    names = [scan.scan for scan in scans]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        msg = f"{path}: {repeated[0]} names two scans. Give each its own name in the column scan."
+        raise InputError(msg)
+    target = sorted({scan.site for scan in scans if scan.split == "train"})
+    if len(target) != 1:
+        msg = (
+            f"{path}: the scans with split = train are of {len(target)} sites "
+            f"({', '.join(target) or 'none'}). They must all be the target scanner's."
+        )
+        raise InputError(msg)
+    return scans
+
+
+def parse_row(row: dict[str, Any], folder: Path, where: str) -> Scan:
+    """One checked row; relative paths are taken from `folder`."""
+    known = {field.name for field in fields(Scan)}
+    unknown = sorted(set(row) - known)
+    if unknown:
+        msg = f"{where}: unknown column {unknown[0]!r}. Known: {', '.join(sorted(known))}."
+        raise InputError(msg)
+    given = {key: value for key, value in row.items() if value not in (None, "", "n/a")}
+    for required in ("path", "site"):
+        if required not in given:
+            msg = f"{where}: {required} is missing."
+            raise InputError(msg)
+    for key in FILES:
+        if key in given:
+            given[key] = folder / str(given[key])
+            if not given[key].is_file():
+                msg = f"{where}: {given[key]} is not there."
+                raise InputError(msg)
+    for key in set(given) - set(FILES) - {"age", "core"}:
+        given[key] = str(given[key])
+    given.setdefault("scan", stem(given["path"]))
+    given.setdefault("person", given["scan"])
+    given["core"] = str(given.get("core", "")).lower() in ("yes", "true", "1")
+    if given.get("split", "test") not in SPLITS:
+        msg = f"{where}: split is {given['split']!r}; use train, val, test or leave it empty."
+        raise InputError(msg)
+    try:
+        given["age"] = float(given.get("age", math.nan))
+    except ValueError as error:
+        msg = f"{where}: the age {given['age']!r} is not a number."
+        raise InputError(msg) from error
+    return Scan(**given)
+
+
+def bids_rows(folder: Path) -> list[dict[str, Any]]:
+    """Rows of a BIDS folder: its anatomical scans, with what participants.tsv says of each person.
+
+    The site is the participant's `site` (the folder's name if absent), the split its `split`.
+    """
+    from bids import BIDSLayout
+
+    layout = BIDSLayout(folder, validate=False)
+    people: dict[str, dict[str, str]] = {}
+    table = folder / "participants.tsv"
+    if table.is_file():
+        with table.open(newline="") as stream:
+            people = {row["participant_id"]: row for row in csv.DictReader(stream, delimiter="\t")}
+    rows = []
+    found = layout.get(datatype="anat", extension=[".nii", ".nii.gz"])
+    for file in sorted(found, key=lambda file: file.path):
+        person = f"sub-{file.entities['subject']}"
+        about = people.get(person, {})
+        rows.append(
+            {
+                "path": str(Path(file.path).relative_to(folder.resolve())),
+                "person": person,
+                "contrast": file.entities["suffix"],
+                "site": about.get("site", folder.resolve().name),
+                **{key: about[key] for key in ("split", "age", "sex") if about.get(key)},
+            }
+        )
+    return rows
+
+
+def open_case(scan: Scan, settings: PreprocessSettings, content: str = "") -> Case:
+    """Load and preprocess one scan and all that is known of it, on one model grid.
+
+    `content` stands for the files' content where results are kept (see `workspace`).
+    """
+    image = load(scan.path)
+    mask = brain_mask(image, load(scan.mask) if scan.mask else None)[0]
+    prepared = prepare(image, mask, settings)
+    truth = None
+    if scan.truth:
+        other = load(scan.truth)
+        known = prepare(other, brain_mask(other)[0], settings)
+        truth = resample(extend_outside(known.image, known.mask), known.grid, prepared.grid)
+        both = prepared.mask & (
+            resample(known.mask.astype(np.float32), known.grid, prepared.grid, order=1) > 0.5
+        )
+        prepared = Prepared(
+            np.where(both, prepared.image, 0),
+            both,
+            prepared.grid,
+            prepared.lower,
+            prepared.upper,
+        )
+    tissues = labels_on(scan.tissues, prepared.grid)
+    lesions = labels_on(scan.lesions, prepared.grid)
+    return Case(scan, prepared, truth, tissues, None if lesions is None else lesions > 0)
+
+
+def labels_on(path: Path | None, grid: Grid) -> np.ndarray | None:
+    """A label volume at the nearest voxels of another grid: (I, J, K) uint8."""
+    if path is None:
+        return None
+    image: nib.spatialimages.SpatialImage = load(path)
+    values = np.asarray(image.dataobj, dtype=np.float32)
+    return resample(values, Grid.of(image), grid, order=0).astype(np.uint8)

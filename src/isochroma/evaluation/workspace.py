@@ -1,0 +1,141 @@
+"""The study's scans and the methods' outputs, each computed once and kept by its content."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+
+from isochroma.evaluation import anatomy
+from isochroma.evaluation.measuring import Applied, apply, content, fit, labels_of, spread
+from isochroma.evaluation.methods import Method
+from isochroma.evaluation.study import Case, Scan, open_case
+from isochroma.preprocess import Prepared, PreprocessSettings
+from isochroma.volume import extend_outside, resample
+
+
+class Workspace:
+    """Cases and outputs of one study, cached in a folder.
+
+    Parameters
+    ----------
+    train, scans
+        The target's training scans, and all scans that are evaluated.
+    folder
+        Of the cache (joblib): what is there is not computed again, in this run or the next.
+    seed
+        Of the methods, unless another is asked for.
+    """
+
+    def __init__(
+        self, train: Sequence[Scan], scans: Sequence[Scan], folder: Path, seed: int
+    ) -> None:
+        self.train, self.scans, self.seed = train, scans, seed
+        self.memory = joblib.Memory(folder, verbose=0, compress=1)
+        self.content = {scan.scan: content(scan) for scan in (*train, *scans)}
+        self.target = TargetScans(self)
+
+    def case(self, scan: Scan) -> Case:
+        """The scan, preprocessed."""
+        opened = self.memory.cache(open_case, ignore=["scan"])
+        case = opened(scan, PreprocessSettings(), self.content[scan.scan])
+        return dataclasses.replace(case, scan=scan)
+
+    def classes(self, scan: Scan) -> np.ndarray:
+        """Tissue labels by the classical segmenter, of the scan itself."""
+        prepared = self.case(scan).prepared
+        return self.memory.cache(labels_of, ignore=["image", "mask"])(
+            prepared.image, prepared.mask, self.content[scan.scan]
+        )
+
+    def tissues(self, case: Case) -> np.ndarray | None:
+        """Tissue labels for measures: given ones, else the classical segmenter's on the truth, on
+        the scan if it is T1w, or on the co-registered T1w scan. Never on an output.
+        """
+        scan = case.scan
+        if case.tissues is not None:
+            return case.tissues * case.prepared.mask
+        if case.truth is not None:
+            return self.memory.cache(labels_of, ignore=["image", "mask"])(
+                case.truth, case.prepared.mask, f"truth of {self.content[scan.scan]}"
+            )
+        if scan.contrast == "T1w":
+            return self.classes(scan)
+        partner = self.partner(scan)
+        if partner is None:
+            return None
+        grid = self.case(partner).prepared.grid
+        found = resample(self.classes(partner), grid, case.prepared.grid, order=0)
+        return found * case.prepared.mask
+
+    def partner(self, scan: Scan) -> Scan | None:
+        """The co-registered T1w scan of the same person."""
+        if not scan.grid:
+            return None
+        found = [s for s in self.scans if s.grid == scan.grid and s.contrast == "T1w"]
+        return found[0] if found else None
+
+    def key(self, method: Method) -> str:
+        """Stands for a method fitted to these target scans."""
+        fitted = [self.content[scan.scan] for scan in self.train]
+        return json.dumps(
+            [method.name, method.settings, fitted, version("isochroma")], sort_keys=True
+        )
+
+    def fitted(self, method: Method) -> Method:
+        """The method, fitted to the target's training scans."""
+        return self.memory.cache(fit, ignore=["method", "target"])(
+            method, self.target, self.key(method)
+        )
+
+    def output(self, method: Method, scan: Scan, case: Case, seed: int | None = None) -> Applied:
+        """What the method makes of the scan, with its cost."""
+        return self.memory.cache(apply, ignore=["method", "prepared"])(
+            method,
+            case.prepared,
+            self.seed if seed is None else seed,
+            self.key(method),
+            self.content[scan.scan],
+        )
+
+    def volume(self, method: Method, scan: Scan) -> tuple[np.ndarray, Case]:
+        """The output as a volume, and its case."""
+        case = self.case(scan)
+        return spread(self.output(method, scan, case).values, case.prepared.mask), case
+
+    def lesions(self, case: Case) -> tuple[np.ndarray, np.ndarray] | None:
+        """Numbered lesions and the volume that shows them as they are: truth, or T1w source."""
+        if case.lesions is None or not case.lesions.any():
+            return None
+        numbered = anatomy.label_lesions(case.lesions)
+        if case.truth is not None:
+            return numbered, case.truth
+        partner = case.scan if case.scan.contrast == "T1w" else self.partner(case.scan)
+        if partner is None:
+            return None
+        other = self.case(partner).prepared
+        moved = resample(extend_outside(other.image, other.mask), other.grid, case.prepared.grid)
+        return numbered, moved
+
+
+class TargetScans(Sequence[Prepared]):
+    """The target's training scans, each read from the cache when it is asked for."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.workspace.train)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One, or a list for a slice."""
+        if isinstance(index, slice):
+            return [self.workspace.case(scan).prepared for scan in self.workspace.train[index]]
+        return self.workspace.case(self.workspace.train[index]).prepared

@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from conftest import ball, distance_from_centre
+from isochroma.errors import InputError
+from isochroma.evaluation import anatomy
+from isochroma.tissues import CSF, GREY, WHITE
+
+SHAPE = (48, 48, 48)
+MASK = ball(SHAPE, 23)
+TISSUES = np.select([ball(SHAPE, 18), ball(SHAPE, 21), MASK], [WHITE, GREY, CSF], 0)
+
+
+def texture(seed: int, sigma: float = 1.0) -> np.ndarray:
+    grain = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(SHAPE), sigma)
+    return (grain / grain.std()).astype(np.float32)
+
+
+def head() -> np.ndarray:
+    values = np.choose(TISSUES, [0, -0.5, 0.1, 0.75]) + 0.04 * texture(0)
+    return np.where(MASK, values, 0).astype(np.float32)
+
+
+class TestEdges:
+    def test_identical(self) -> None:
+        image = texture(0)
+        found = anatomy.edge_agreement(image, image, MASK)
+        assert found.kept == found.supported == 1
+        assert 0.2 < found.kept_by_chance < 0.8
+
+    def test_inverted_contrast_keeps_edges(self) -> None:
+        image = texture(0)
+        assert anatomy.edge_agreement(-image, image, MASK).kept > 0.99
+
+    def test_mirrored_is_at_chance(self) -> None:
+        image = texture(0)
+        chance = anatomy.edge_agreement(image, image, MASK)
+        mirrored = anatomy.edge_agreement(image[::-1], image, MASK)
+        assert mirrored.kept == pytest.approx(chance.kept_by_chance, abs=0.01)
+        assert mirrored.supported == pytest.approx(chance.supported_by_chance, abs=0.01)
+
+    def test_unrelated_is_at_chance(self) -> None:
+        found = anatomy.edge_agreement(texture(1), texture(0), MASK)
+        assert found.kept == pytest.approx(found.kept_by_chance, abs=0.05)
+        assert found.supported == pytest.approx(found.supported_by_chance, abs=0.05)
+
+    def test_moved_by_one_voxel(self) -> None:
+        """All edges that did not leave the mask lie within 1 voxel; by three, few do."""
+        image = texture(0, sigma=2)
+        near, far = (
+            anatomy.edge_agreement(np.roll(image, shift, 0), image, MASK).kept for shift in (1, 3)
+        )
+        assert near > 0.95
+        assert far < near - 0.2
+
+    def test_share_near(self) -> None:
+        edges, others = (np.zeros((5, 5, 5), dtype=bool) for _ in range(2))
+        edges[1, 1, 1] = edges[3, 3, 3] = edges[4, 4, 4] = True
+        others[2, 1, 1] = True
+        everywhere = np.ones_like(edges)
+        assert anatomy.share_near(edges, others, everywhere) == pytest.approx(1 / 3)
+        assert np.isnan(anatomy.share_near(edges, others, ~everywhere))
+
+
+class TestLocalNcc:
+    def test_known(self) -> None:
+        image = texture(0)
+        assert anatomy.local_ncc(image, image, MASK) == pytest.approx(1)
+        assert anatomy.local_ncc(3 - 2 * image, image, MASK) == pytest.approx(1)
+        assert anatomy.local_ncc(texture(1), image, MASK) < 0.2
+
+    def test_sign_may_change_between_windows(self) -> None:
+        """Inverted in one half only: globally uncorrelated, locally the same."""
+        sign = np.where(np.arange(48) < 24, 1, -1)[:, None, None]
+        image = texture(0)
+        assert abs(np.corrcoef((sign * image)[MASK], image[MASK])[0, 1]) < 0.1
+        assert anatomy.local_ncc(sign * image, image, MASK) > 0.85
+
+    def test_constant_output(self) -> None:
+        assert anatomy.local_ncc(np.full(SHAPE, 0.3), texture(0), MASK) == 0
+        assert np.isnan(anatomy.local_ncc(texture(0), np.full(SHAPE, 0.3), MASK))
+
+    def test_outside_does_not_matter(self) -> None:
+        a, b = texture(0), texture(0) + texture(1)
+        found = anatomy.local_ncc(np.where(MASK, a, 7), np.where(MASK, b, -9), MASK)
+        assert found == pytest.approx(anatomy.local_ncc(a, b, MASK))
+
+
+class TestVolumes:
+    def test_known(self) -> None:
+        labels = np.zeros((10, 10, 10), dtype=np.uint8)
+        labels[:5], labels[5:8], labels[8:] = CSF, GREY, WHITE
+        found = anatomy.tissue_volumes(labels)
+        assert found == {"CSF": 0.5, "grey matter": 0.3, "white matter": 0.2}
+        assert anatomy.tissue_volumes(labels, spacing_mm=2)["CSF"] == 4
+
+    def test_changes(self) -> None:
+        before = np.zeros((10, 10, 10), dtype=np.uint8)
+        before[:4], before[4:6] = GREY, WHITE
+        after = before.copy()
+        after[3] = WHITE
+        found = anatomy.volume_changes(after, before)
+        assert found["grey matter"] == pytest.approx(-0.25)
+        assert found["white matter"] == pytest.approx(0.5)
+        assert np.isnan(found["CSF"])
+
+
+Planted = tuple[np.ndarray, np.ndarray, list[anatomy.Lesion]]
+
+
+class TestPlanting:
+    @pytest.fixture(scope="class")
+    def planted(self) -> Planted:
+        rng = np.random.default_rng(0)
+        return anatomy.insert_lesions(head(), TISSUES, rng, radii_mm=(2, 4), contrasts=(0.5, 1))
+
+    def test_one_for_each_radius_and_contrast(self, planted: Planted) -> None:
+        _, labels, table = planted
+        asked = {(each.radius_mm, each.contrast) for each in table}
+        assert asked == {(2, 0.5), (2, 1), (4, 0.5), (4, 1)}
+        assert sorted(np.unique(labels)) == [0, 1, 2, 3, 4]
+        for each in table:
+            assert labels[each.centre] == each.label
+            assert each.volume_mm3 == (labels == each.label).sum()
+            assert each.volume_mm3 == pytest.approx(4 / 3 * np.pi * each.radius_mm**3, rel=0.2)
+
+    def test_in_white_matter_and_apart(self, planted: Planted) -> None:
+        changed, labels, _ = planted
+        assert (TISSUES[labels > 0] == WHITE).all()
+        assert (TISSUES[changed != head()] == WHITE).all()
+        _, count = ndimage.label(ndimage.binary_dilation(labels > 0, iterations=1))
+        assert count == 4
+
+    def test_contrast_is_as_asked(self, planted: Planted) -> None:
+        """Where the weight is full, white matter is darker by the asked share of the contrast."""
+        changed, labels, table = planted
+        image = head()
+        step = image[TISSUES == WHITE].mean() - image[TISSUES == GREY].mean()
+        for each in table:
+            darker = (image - changed)[labels == each.label]
+            assert darker.max() == pytest.approx(each.contrast * step, rel=1e-4)
+
+    def test_texture_stays(self, planted: Planted) -> None:
+        changed, labels, _ = planted
+        core = ndimage.binary_erosion(labels == 1, iterations=2)
+        assert changed[core].std() == pytest.approx(head()[core].std(), rel=1e-3)
+
+    def test_inverted_contrast_gets_brighter(self) -> None:
+        rng = np.random.default_rng(0)
+        changed, labels, _ = anatomy.insert_lesions(-head(), TISSUES, rng, (3,), (1.0,))
+        assert (changed + head())[labels > 0].min() > 0.2
+
+    def test_beyond_grey_matter(self) -> None:
+        rng = np.random.default_rng(0)
+        changed, labels, _ = anatomy.insert_lesions(head(), TISSUES, rng, (4,), (2.0,))
+        assert changed[labels > 0].min() < -0.3
+
+    def test_reproducible(self) -> None:
+        a, b = (
+            anatomy.insert_lesions(head(), TISSUES, np.random.default_rng(5), (2,), (1.0,))[1]
+            for _ in range(2)
+        )
+        np.testing.assert_array_equal(a, b)
+
+    def test_what_has_no_place_is_left_out(self) -> None:
+        rng = np.random.default_rng(0)
+        _, _, table = anatomy.insert_lesions(head(), TISSUES, rng, (2, 30), (1.0,))
+        assert [each.radius_mm for each in table] == [2]
+        with pytest.raises(InputError, match="no lesion fits"):
+            anatomy.insert_lesions(head(), TISSUES, rng, (30,), (1.0,))
+
+
+class TestContrastKept:
+    @pytest.fixture(scope="class")
+    def planted(self) -> Planted:
+        rng = np.random.default_rng(1)
+        return anatomy.insert_lesions(head(), TISSUES, rng, radii_mm=(2, 6), contrasts=(0.5, 1))
+
+    def test_reference_itself(self, planted: Planted) -> None:
+        changed, labels, _ = planted
+        kept = anatomy.contrast_kept(changed, changed, labels, TISSUES)
+        np.testing.assert_allclose(kept, 1)
+        assert anatomy.recall(kept) == 1
+
+    @pytest.mark.parametrize(("gain", "offset"), [(0.5, 0.2), (-1, 0)])
+    def test_scale_does_not_matter(self, planted: Planted, gain: float, offset: float) -> None:
+        changed, labels, _ = planted
+        kept = anatomy.contrast_kept(gain * changed + offset, changed, labels, TISSUES)
+        np.testing.assert_allclose(kept, 1, rtol=1e-4)
+
+    def test_without_lesions(self, planted: Planted) -> None:
+        changed, labels, _ = planted
+        plain = anatomy.contrast_kept(head(), changed, labels, TISSUES)
+        np.testing.assert_allclose(plain, 0, atol=0.2)
+        paired = anatomy.contrast_kept(head(), changed, labels, TISSUES, (head(), head()))
+        np.testing.assert_array_equal(paired, 0)
+        assert anatomy.recall(plain) == anatomy.recall(paired) == 0
+
+    def test_blur_loses_the_small(self, planted: Planted) -> None:
+        changed, labels, table = planted
+        smooth, plain = (ndimage.gaussian_filter(image, 2) for image in (changed, head()))
+        kept = anatomy.contrast_kept(smooth, changed, labels, TISSUES, (plain, head()))
+        small = np.array([each.radius_mm == 2 for each in table])
+        assert kept[small].max() < 0.4
+        assert kept[~small].min() > 0.6
+        assert anatomy.recall(kept) == 0.5
+
+    def test_half(self, planted: Planted) -> None:
+        changed, labels, _ = planted
+        half = (changed + head()) / 2
+        kept = anatomy.contrast_kept(half, changed, labels, TISSUES, (head(), head()))
+        np.testing.assert_allclose(kept, 0.5, atol=5e-3)
+
+    def test_known_contrast(self) -> None:
+        """White 0.8, grey 0, a lesion of 0.6 in it: a quarter of the contrast."""
+        image = np.choose(TISSUES, [0, -0.5, 0.0, 0.8])
+        labels = ball(SHAPE, 4).astype(np.int32)
+        image[labels > 0] = 0.6
+        assert anatomy.lesion_contrasts(image, labels, TISSUES) == pytest.approx([0.25])
+
+    def test_output_without_contrast(self, planted: Planted) -> None:
+        changed, labels, _ = planted
+        kept = anatomy.contrast_kept(np.zeros(SHAPE), changed, labels, TISSUES)
+        np.testing.assert_array_equal(kept, 0)
+
+    def test_not_seen_in_the_reference(self) -> None:
+        labels = ball(SHAPE, 4).astype(np.int32)
+        image = np.choose(TISSUES, [0, -0.5, 0.1, 0.75])
+        kept = anatomy.contrast_kept(image, image, labels, TISSUES)
+        assert np.isnan(kept).all()
+        assert np.isnan(anatomy.recall(kept))
+
+    def test_no_white_matter_around(self) -> None:
+        labels = (distance_from_centre(SHAPE) > 24).astype(np.int32)
+        assert np.isnan(anatomy.lesion_contrasts(head(), labels, TISSUES)).all()
+
+    def test_gap_in_the_numbers(self) -> None:
+        labels = 2 * ball(SHAPE, 4).astype(np.int32)
+        with pytest.raises(InputError, match="lesion 1 has no voxels"):
+            anatomy.lesion_contrasts(head(), labels, TISSUES)
+
+
+class TestLesionMask:
+    def test_components(self) -> None:
+        mask = np.zeros((20, 20, 20), dtype=bool)
+        mask[1:3, 1:3, 1:3] = True  # 8 mm3
+        mask[5:8, 5:8, 5:8] = mask[8:10, 8:10, 8:10] = True  # 35, touching by a corner
+        mask[15:18, 15:18, 15:18] = True  # 27
+        labels = anatomy.label_lesions(mask)
+        assert np.bincount(labels.ravel())[1:].tolist() == [35, 27]
+        assert anatomy.label_lesions(mask, spacing_mm=2).max() == 3
+        assert anatomy.label_lesions(np.zeros_like(mask)).max() == 0

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import distance_from_centre
+from isochroma.errors import InputError
+from isochroma.evaluation.segmentation import Segmenter, dice
+from isochroma.preprocess import Prepared
+from isochroma.volume import Grid
+
+SHAPE = (36, 40, 33)
+EVERYWHERE = np.ones((2, 2, 2), dtype=bool)
+TINY = (8, 8, 8)
+
+
+def shells(seed: int) -> tuple[Prepared, np.ndarray]:
+    """White matter inside grey matter inside CSF, of random size, with noise; and the labels."""
+    rng = np.random.default_rng(seed)
+    radius = distance_from_centre(SHAPE) * rng.uniform(0.9, 1.1)
+    labels = np.select([radius < 7, radius < 11, radius < 14], [3, 2, 1], 0).astype(np.uint8)
+    values = np.array([0, -0.5, 0.1, 0.75], dtype=np.float32)[labels]
+    noise = 0.1 * rng.standard_normal(SHAPE, dtype=np.float32)
+    mask = labels > 0
+    image = np.where(mask, values + noise, 0)
+    return Prepared(image, mask, Grid(SHAPE, np.eye(4)), 0.0, 1.0), labels
+
+
+def fitted(seed: int = 0, steps: int = 60) -> Segmenter:
+    images, labels = zip(*(shells(n) for n in range(4)), strict=True)
+    return Segmenter(TINY).fit(images, labels, steps=steps, seed=seed, patch=32, batch=1)
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return fitted()
+
+
+class TestDice:
+    def test_identical(self) -> None:
+        labels = shells(0)[1]
+        assert set(dice(labels, labels, labels > 0).values()) == {1.0}
+
+    def test_disjoint(self) -> None:
+        a = np.array([1, 2, 3, 1, 2, 3, 1, 2]).reshape(2, 2, 2)
+        overlaps = dice(a, a % 3 + 1, EVERYWHERE)
+        assert overlaps == {"CSF": 0, "grey matter": 0, "white matter": 0, "mean": 0}
+
+    def test_by_hand(self) -> None:
+        """CSF 1 of 2 and 2 voxels, grey matter 1 of 2 and 3, white matter 3 of 4 and 3."""
+        a = np.array([1, 1, 2, 2, 3, 3, 3, 3]).reshape(2, 2, 2)
+        b = np.array([1, 2, 1, 2, 2, 3, 3, 3]).reshape(2, 2, 2)
+        overlaps = dice(a, b, EVERYWHERE)
+        expected = {"CSF": 2 / 4, "grey matter": 2 / 5, "white matter": 6 / 7}
+        assert overlaps == pytest.approx(expected | {"mean": (1 / 2 + 2 / 5 + 6 / 7) / 3})
+
+    def test_only_the_mask_counts(self) -> None:
+        a = np.array([1, 1, 2, 2, 3, 3, 3, 3]).reshape(2, 2, 2)
+        b = np.array([1, 1, 2, 2, 3, 3, 1, 2]).reshape(2, 2, 2)
+        mask = np.array([1, 1, 1, 1, 1, 1, 0, 0], dtype=bool).reshape(2, 2, 2)
+        assert dice(a, b, mask)["mean"] == 1
+        assert dice(a, b, EVERYWHERE)["mean"] < 1
+
+    def test_absent_tissue_is_nan_and_not_in_the_mean(self) -> None:
+        a = np.array([1, 1, 1, 1, 2, 2, 2, 2]).reshape(2, 2, 2)
+        overlaps = dice(a, a, EVERYWHERE)
+        assert np.isnan(overlaps["white matter"])
+        assert overlaps["mean"] == 1
+        assert np.isnan(dice(a, a, ~EVERYWHERE)["mean"])
+
+
+class TestSegmenter:
+    def test_learns_the_shells(self, segmenter: Segmenter) -> None:
+        prepared, truth = shells(100)
+        labels, probabilities = segmenter.segment(prepared.image, prepared.mask)
+        overlaps = dice(labels, truth, prepared.mask)
+        assert min(overlaps.values()) > 0.9
+        assert (labels.dtype, probabilities.dtype) == (np.uint8, np.float32)
+        assert probabilities.shape == (*SHAPE, 3)
+        assert np.array_equal(labels > 0, prepared.mask)
+        np.testing.assert_allclose(probabilities.sum(-1), prepared.mask, atol=1e-5)
+
+    def test_untrained_does_not_know_them(self) -> None:
+        prepared, truth = shells(100)
+        labels, _ = Segmenter(TINY).segment(prepared.image, prepared.mask)
+        assert dice(labels, truth, prepared.mask)["mean"] < 0.6
+
+    def test_knows_the_target_contrast_only(self, segmenter: Segmenter) -> None:
+        prepared, truth = shells(100)
+        inverted = np.where(prepared.mask, 0.25 - prepared.image, 0)
+        labels, _ = segmenter.segment(inverted, prepared.mask)
+        assert dice(labels, truth, prepared.mask)["mean"] < 0.6
+
+    def test_outside_the_mask_does_not_matter(self, segmenter: Segmenter) -> None:
+        prepared, _ = shells(100)
+        other = np.where(prepared.mask, prepared.image, 5)
+        for a, b in zip(
+            segmenter.segment(prepared.image, prepared.mask),
+            segmenter.segment(other, prepared.mask),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+
+    def test_same_seed_same_network(self) -> None:
+        prepared, _ = shells(100)
+        a, b, c = (
+            fitted(seed, steps=4).segment(prepared.image, prepared.mask)[1] for seed in (0, 0, 1)
+        )
+        np.testing.assert_array_equal(a, b)
+        assert np.abs(a - c).max() > 0.01
+
+    def test_saved_and_loaded(self, segmenter: Segmenter, tmp_path: Path) -> None:
+        prepared, _ = shells(100)
+        loaded = Segmenter.load(segmenter.save(tmp_path / "segmenter.safetensors"))
+        np.testing.assert_array_equal(
+            loaded.segment(prepared.image, prepared.mask)[1],
+            segmenter.segment(prepared.image, prepared.mask)[1],
+        )
+
+
+class TestErrors:
+    def test_labels_of_another_shape(self) -> None:
+        prepared, labels = shells(0)
+        with pytest.raises(InputError, match="label map"):
+            Segmenter(TINY).fit([prepared], [labels[1:]])
+
+    def test_no_scans(self) -> None:
+        with pytest.raises(InputError, match="0 scans"):
+            Segmenter(TINY).fit([], [])
+
+    def test_not_a_segmenter(self, tmp_path: Path) -> None:
+        path = tmp_path / "segmenter.safetensors"
+        with pytest.raises(InputError, match="not a segmenter"):
+            Segmenter.load(path)
+        path.write_bytes(b"not at all")
+        with pytest.raises(InputError, match="not a segmenter"):
+            Segmenter.load(path)
