@@ -45,12 +45,14 @@ Scores = dict[str, dict[str, float]]
 class Bench:
     """Runs every method on every scan, once."""
 
-    def __init__(self, model: str, out: Path, previews: Path, paper: bool) -> None:
+    def __init__(self, model: str, out: Path, previews: Path, paper: bool, precision: str) -> None:
         network, config = load_model(model)
         self.target = config.target
         self.harmonizers = {"default": Harmonizer(network, config)}
         if paper:
-            self.harmonizers["paper mode"] = Harmonizer(network, config, sampling=PAPER_SAMPLING)
+            self.harmonizers["paper mode"] = Harmonizer(
+                network, config, sampling=PAPER_SAMPLING, precision=precision
+            )
         self.preprocess = config.preprocess
         self.out = out
         self.previews = previews
@@ -208,9 +210,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/readme_table.json"))
     parser.add_argument("--previews", type=Path, default=Path("demo/previews"))
     parser.add_argument("--paper", action="store_true", help="paper mode too (30 evaluations)")
+    parser.add_argument("--precision", default="float32", help="of paper mode's network")
     parser.add_argument("--subjects", type=int, help="only the first N test subjects")
     options = parser.parse_args()
-    bench = Bench(options.model, options.out, options.previews, options.paper)
+    bench = Bench(options.model, options.out, options.previews, options.paper, options.precision)
     bench.target_tests(options.data / "target_ds002748", options.subjects)
     kirby = options.data / "contrasts_kirby113"
     bench.contrasts("kirby113", {c: kirby / f"113_{c}.nii.gz" for c in ("T1w", "T2w", "FLAIR")})

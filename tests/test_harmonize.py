@@ -169,8 +169,10 @@ class TestBasic:
         assert without.preprocess.n4 is False
 
     def test_unsafe_choices_are_refused(self) -> None:
-        with pytest.raises(InputError, match="outside must be one of zero, source"):
+        with pytest.raises(InputError, match="'mean' is unknown; choose one of zero, source"):
             Harmonizer(random_network(), config(), outside="mean")
+        with pytest.raises(InputError, match="'float8' is unknown; choose one of float32"):
+            Harmonizer(random_network(), config(), precision="float8")
 
 
 class TestMasking:
@@ -455,6 +457,19 @@ class TestSampling:
             SamplingSettings(**choice)
 
 
+class TestPrecision:
+    def test_bfloat16_is_close_to_float32_and_not_the_same(self) -> None:
+        outputs = [
+            Harmonizer(random_network(), config(), device="cpu", precision=precision)
+            .run(head_image())
+            .output
+            for precision in ("float32", "bfloat16")
+        ]
+        spread = outputs[0].std()
+        assert 0 < np.abs(outputs[1] - outputs[0]).max() < 0.2 * spread
+        assert np.abs(outputs[1] - outputs[0]).mean() < 0.02 * spread
+
+
 class TestDevice:
     def test_cuda_where_there_is_none(self) -> None:
         if torch.cuda.is_available():
@@ -476,7 +491,7 @@ class TestDevice:
 class TestRecord:
     KEYS = (
         "Model ModelSHA256 Sampling Preprocessing Edges MaskOrigin BrainVolumeMl OutsideMask "
-        "SourceLimits TargetLimits Device Seconds"
+        "SourceLimits TargetLimits Device Precision Seconds"
     )
 
     def test_record_is_complete_and_serialisable(self) -> None:

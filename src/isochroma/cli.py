@@ -35,6 +35,7 @@ Solver = Literal["euler", "midpoint", "heun"]
 Refine = Literal["paper", "none"]
 Outside = Literal["zero", "source"]
 Dtype = Literal["float32", "input"]
+Precision = Literal["float32", "bfloat16"]
 Architecture = Literal["compact", "paper"]
 
 
@@ -85,6 +86,9 @@ def harmonize(
     max_memory: Annotated[
         float, typer.Option(min=0.1, help="Bound on the network's memory, GB; tiles beyond it.")
     ] = 8.0,
+    precision: Annotated[
+        Precision, typer.Option(help="Of the network; bfloat16 is faster where the CPU has it.")
+    ] = "float32",
     preview: Annotated[
         bool, typer.Option("--preview", help="Also write a before/after PNG.")
     ] = False,
@@ -118,6 +122,7 @@ def harmonize(
         n4=n4,
         outside=outside,
         max_memory_gb=max_memory,
+        precision=precision,
     )
     given = load(mask) if mask is not None else None
     failed = 0
@@ -343,7 +348,7 @@ def evaluate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")],
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Method to compare (repeat) [default: all; see --list-methods]."),
+        typer.Option(help="Method to compare (repeat), see docs/evaluation.md [default: all]."),
     ] = None,
     command: Annotated[
         list[str] | None,
@@ -357,7 +362,7 @@ def evaluate(
         typer.Option(help="Limit this slow method to the study's core scans (repeat)."),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Core scans and a small budget: a look, no verdict.")
+        bool, typer.Option("--quick", help="One scan a group, few methods: a look, no verdict.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the methods.")] = 0,
 ) -> None:
@@ -367,13 +372,13 @@ def evaluate(
     """
     try:
         from isochroma.evaluation.measuring import FULL, QUICK
-        from isochroma.evaluation.methods import Command, named_methods
+        from isochroma.evaluation.methods import METHODS, QUICK_METHODS, Command, named_methods
         from isochroma.evaluation.run import Evaluation
     except ModuleNotFoundError as error:
         msg = f"evaluation needs the package {error.name}. Run: pip install 'isochroma[evaluate]'"
         raise InputError(msg) from error
 
-    methods = named_methods(method, model)
+    methods = named_methods(method or (QUICK_METHODS if quick else list(METHODS)), model)
     for text in command or []:
         name, separator, template = text.partition("=")
         if not separator:

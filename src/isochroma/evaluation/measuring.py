@@ -36,15 +36,18 @@ class Budget:
 
     target_scans
         Training scans of the target that are used (None: all).
-    core_only
-        Whether every method is limited to the core scans.
+    one_a_group
+        Whether of each site and contrast (or simulated scanner) one scan is enough.
+    classical
+        Whether the classical segmenter, which is slow, runs on the outputs for core scans.
     segmenter_steps, permutations, convnet_permutations, resamples
         Training steps of the tissue network, shuffled runs of the cheap and of the convolutional
         site probe (0: left out), bootstrap samples.
     """
 
     target_scans: int | None = None
-    core_only: bool = False
+    one_a_group: bool = False
+    classical: bool = True
     segmenter_steps: int = 600
     permutations: int = 200
     convnet_permutations: int = 10
@@ -54,7 +57,8 @@ class Budget:
 FULL = Budget()
 QUICK = Budget(
     target_scans=6,
-    core_only=True,
+    one_a_group=True,
+    classical=False,
     segmenter_steps=40,
     permutations=20,
     convnet_permutations=0,
@@ -190,7 +194,7 @@ def measures(
     values: np.ndarray,
     given: tuple[np.ndarray | None, tuple[np.ndarray, np.ndarray] | None],
     tools: Tools,
-    core: bool,
+    classical: bool,
     key: tuple[str, str, int],
     budget: dict[str, Any],
 ) -> dict[str, dict[str, float]]:
@@ -202,8 +206,8 @@ def measures(
         (V,) the output inside the case's mask.
     given
         Tissue labels, and numbered lesions with the volume that shows them as they are.
-    core
-        Whether to run the classical segmenter on the output too, which is slow.
+    classical
+        Whether to run the classical segmenter on the output too.
     """
     tissues, lesions = given
     prepared = case.prepared
@@ -242,9 +246,9 @@ def measures(
         common = mask & (case.tissues > 0)
         overlaps = segmentation.dice(labels, case.tissues, common)
         found["segmentation"] = {f"dice {name}": value for name, value in overlaps.items()}
-        if core:
-            classical = segmentation.dice(classify(output, mask)[0], case.tissues, common)
-            found["segmentation"]["dice mean, classical"] = classical["mean"]
+        if classical:
+            overlaps = segmentation.dice(classify(output, mask)[0], case.tissues, common)
+            found["segmentation"]["dice mean, classical"] = overlaps["mean"]
     if wants_age and tools.age is not None:
         features = tools.age.space.features(probabilities[..., [GREY - 1, WHITE - 1]])
         predicted = float(tools.age.regressor.predict(features[None])[0])

@@ -359,16 +359,19 @@ METHODS: dict[str, Callable[[str], Method]] = {
 }
 
 
-def named_methods(names: Sequence[str] | None, model: str = "default") -> list[Method]:
-    """Methods by their names on the command line (None: all), ours with the given model.
+QUICK_METHODS = ("raw", "histogram-matching", "default", "blur")
+
+
+def named_methods(names: Sequence[str], model: str = "default") -> list[Method]:
+    """Methods by their names on the command line, ours with the given model.
 
     Raises
     ------
     InputError
         If a name is unknown.
     """
-    for name in names or []:
+    for name in names:
         if name not in METHODS:
             msg = f"method {name!r} is unknown; choose from {', '.join(METHODS)}."
             raise InputError(msg)
-    return [METHODS[name](model) for name in (METHODS if names is None else names)]
+    return [METHODS[name](model) for name in names]

@@ -75,12 +75,11 @@ class Evaluation:
         scans = read_study(study)
         self.train = [scan for scan in scans if scan.split == "train"][: budget.target_scans]
         self.scans = [scan for scan in scans if scan.split != "train"]
-        if budget.core_only:
-            self.scans = [scan for scan in self.scans if scan.core]
+        if budget.one_a_group:
+            first = {groups.name_of(scan): scan for scan in reversed(self.scans)}
+            self.scans = [scan for scan in self.scans if scan in first.values()]
         if not self.scans:
-            msg = f"{study}: no scans to evaluate" + (
-                " are marked core." if budget.core_only else " beside the training scans."
-            )
+            msg = f"{study}: no scans to evaluate beside the target's training scans."
             raise InputError(msg)
         always: list[Method] = [Raw(), HistogramMatching()]
         named = {method.name: method for method in [*always, *methods]}
@@ -174,7 +173,7 @@ class Evaluation:
             applied.values,
             (self.work.tissues(case), self.work.lesions(case)),
             tools,
-            scan.core,
+            scan.core and self.budget.classical,
             (self.work.key(method), self.work.content[scan.scan], self.seed),
             dataclasses.asdict(self.budget),
         )
