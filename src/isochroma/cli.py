@@ -365,6 +365,7 @@ def evaluate(
         bool, typer.Option("--quick", help="One scan a group, few methods: a look, no verdict.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the methods.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Threads that measure.")] = 2,
 ) -> None:
     """Judge harmonization: one report on closeness, anatomy, downstream tasks and the site audit.
 
@@ -387,7 +388,7 @@ def evaluate(
         methods.append(Command(name, template))
     output.mkdir(parents=True, exist_ok=True)
     limited = [known.name for known in named_methods(core or [], model)]
-    evaluation = Evaluation(study, output, methods, limited, QUICK if quick else FULL, seed)
+    evaluation = Evaluation(study, output, methods, limited, QUICK if quick else FULL, seed, jobs)
     with progress_bar() as advance:
         result = evaluation.run(partial(advance, "evaluate"))
     for failure in result["failures"]:

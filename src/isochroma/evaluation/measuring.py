@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -87,6 +87,23 @@ class Tools:
     target_features: list[np.ndarray]
     segmenter: segmentation.Segmenter
     age: AgeModel | None
+
+
+class Given(NamedTuple):
+    """What is known of a scan, on its model grid.
+
+    tissues
+        (I, J, K) labels.
+    lesions, shown
+        (I, J, K) numbered lesions, and the volume that shows them as they are.
+    healthy
+        For planted lesions: the method's output and the truth of the same simulation without them.
+    """
+
+    tissues: np.ndarray | None = None
+    lesions: np.ndarray | None = None
+    shown: np.ndarray | None = None
+    healthy: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +209,7 @@ def matter(segmenter: segmentation.Segmenter, image: np.ndarray, mask: np.ndarra
 def measures(
     case: Case,
     values: np.ndarray,
-    given: tuple[np.ndarray | None, tuple[np.ndarray, np.ndarray] | None],
+    given: Given,
     tools: Tools,
     classical: bool,
     key: tuple[str, str, int],
@@ -204,12 +221,10 @@ def measures(
     ----------
     values
         (V,) the output inside the case's mask.
-    given
-        Tissue labels, and numbered lesions with the volume that shows them as they are.
     classical
         Whether to run the classical segmenter on the output too.
     """
-    tissues, lesions = given
+    tissues = given.tissues
     prepared = case.prepared
     mask, source = prepared.mask, prepared.image
     output = spread(values, mask)
@@ -234,12 +249,13 @@ def measures(
     }
     if tissues is not None:
         found["closeness"]["contrast"] = closeness.contrast_gap(output, tissues, tools.profile)
-        if lesions is not None:
-            kept = anatomy.contrast_kept(output, lesions[1], lesions[0], tissues)
+        if given.lesions is not None and given.shown is not None:
+            kept = anatomy.contrast_kept(output, given.shown, given.lesions, tissues, given.healthy)
             if np.isfinite(kept).any():
                 found["anatomy"]["lesion contrast"] = float(np.nanmedian(kept))
                 found["anatomy"]["lesion recall"] = anatomy.recall(kept)
-    wants_age = tools.age is not None and np.isfinite(case.scan.age)
+    # A simulation of a target scan tells nothing of age that its truth has not told better.
+    wants_age = tools.age is not None and np.isfinite(case.scan.age) and case.truth is None
     if case.tissues is not None or wants_age:
         labels, probabilities = tools.segmenter.segment(output, mask)
     if case.tissues is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import json
 import logging
 import shlex
@@ -18,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 
@@ -61,6 +63,9 @@ class Evaluation:
         How much is computed.
     seed
         Of the methods.
+    jobs
+        Threads that measure; methods themselves run one scan at a time, so that their cost is
+        theirs.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Evaluation:
         only_core: Sequence[str] = (),
         budget: Budget = FULL,
         seed: int = 0,
+        jobs: int = 2,
     ) -> None:
         scans = read_study(study)
         self.train = [scan for scan in scans if scan.split == "train"][: budget.target_scans]
@@ -87,7 +93,8 @@ class Evaluation:
         if unknown:
             msg = f"{min(unknown)!r} is not among the methods: {', '.join(named)}."
             raise InputError(msg)
-        self.study, self.out, self.budget, self.seed = study, out, budget, seed
+        self.study, self.out, self.budget = study, out, budget
+        self.seed, self.jobs = seed, jobs
         self.only_core = set(only_core)
         self.site = self.train[0].site
         self.sources = [scan for scan in self.scans if scan.site != self.site or scan.preset]
@@ -117,7 +124,14 @@ class Evaluation:
             for number, scan in enumerate(scans):
                 tell(f"{method.name}: {scan.scan}", number, len(scans))
                 with self.catching(scan.scan, method.name):
-                    self.measure_scan(method, scan, tools)
+                    self.work.output(method, scan, self.work.case(scan))
+            tell(f"{method.name}: measuring", 0, 1)
+            measure = joblib.delayed(self.measure_scan)
+            found = joblib.Parallel(n_jobs=self.jobs, prefer="threads")(
+                measure(method, scan, tools) for scan in self.scans_of(method)
+            )
+            for row in itertools.chain(*found):
+                self.note(row)
             tell(f"{method.name}: seeds and groups", 0, 1)
             if not self.scans_of(method):
                 continue
@@ -160,26 +174,29 @@ class Evaluation:
                 cells = (*about, float(value), *row.interval, row.scans)
                 self.rows.append(dict(zip(COLUMNS, cells, strict=True)))
 
-    def measure_scan(self, method: Method, scan: Scan, tools: Tools) -> None:
-        """All measures that one output allows."""
-        case = self.work.case(scan)
-        applied = self.work.output(method, scan, case)
+    def measure_scan(self, method: Method, scan: Scan, tools: Tools) -> list[Row]:
+        """All measures that one output allows; none if it fails."""
+        rows: list[Row] = []
         about = (scan.scan, scan.person, method.name)
-        cost = {"seconds": applied.seconds, "memory": applied.megabytes}
-        self.note(Row("cost", "all", *about, cost))
         kept = self.work.memory.cache(measures, ignore=["case", "values", "given", "tools"])
-        found = kept(
-            case,
-            applied.values,
-            (self.work.tissues(case), self.work.lesions(case)),
-            tools,
-            scan.core and self.budget.classical,
-            (self.work.key(method), self.work.content[scan.scan], self.seed),
-            dataclasses.asdict(self.budget),
-        )
-        for part, values in found.items():
-            group = (scan.preset or "own") if part == "truth" else groups.name_of(scan)
-            self.note(Row(part, group, *about, values))
+        with self.catching(scan.scan, method.name):
+            case = self.work.case(scan)
+            applied = self.work.output(method, scan, case)
+            found = kept(
+                case,
+                applied.values,
+                self.work.given(method, case),
+                tools,
+                scan.core and self.budget.classical,
+                (self.work.key(method), self.work.content[scan.scan], self.seed),
+                dataclasses.asdict(self.budget),
+            )
+            cost = {"seconds": applied.seconds, "memory": applied.megabytes}
+            rows.append(Row("cost", "all", *about, cost))
+            for part, values in found.items():
+                group = (scan.preset or "own") if part == "truth" else groups.name_of(scan)
+                rows.append(Row(part, group, *about, values))
+        return rows
 
     def measure_seeds(self, method: Method) -> None:
         """Spread over three seeds, on the first core scan (the first of all if none is core)."""

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from isochroma.evaluation.anatomy import insert_lesions
-from isochroma.evaluation.study import Scan
+from isochroma.evaluation.study import WITH_LESIONS, Scan
 from isochroma.preprocess import (
     Prepared,
     PreprocessSettings,
@@ -63,7 +63,7 @@ def simulate_file(
             "path": target.resolve(),
             "scan": f"{name}_{preset}",
             "contrast": PRESETS[preset].contrast,
-            "preset": f"{preset} with lesions" if lesions else preset,
+            "preset": f"{preset}{WITH_LESIONS}" if lesions else preset,
             "truth": truth.resolve() if lesions else path.resolve(),
         }
         if lesions:

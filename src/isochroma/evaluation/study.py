@@ -34,6 +34,7 @@ from isochroma.preprocess import Prepared, PreprocessSettings, brain_mask, prepa
 from isochroma.volume import Grid, extend_outside, load, resample, stem
 
 SPLITS = ("train", "val", "test")
+WITH_LESIONS = " with lesions"  # ends the preset of a simulation with planted lesions
 FILES = ("path", "mask", "tissues", "lesions", "truth")
 
 

@@ -13,9 +13,17 @@ import joblib
 import numpy as np
 
 from isochroma.evaluation import anatomy
-from isochroma.evaluation.measuring import Applied, apply, content, fit, labels_of, spread
+from isochroma.evaluation.measuring import (
+    Applied,
+    Given,
+    apply,
+    content,
+    fit,
+    labels_of,
+    spread,
+)
 from isochroma.evaluation.methods import Method
-from isochroma.evaluation.study import Case, Scan, open_case
+from isochroma.evaluation.study import WITH_LESIONS, Case, Scan, open_case
 from isochroma.preprocess import Prepared, PreprocessSettings
 from isochroma.volume import extend_outside, resample
 
@@ -109,19 +117,34 @@ class Workspace:
         case = self.case(scan)
         return spread(self.output(method, scan, case).values, case.prepared.mask), case
 
-    def lesions(self, case: Case) -> tuple[np.ndarray, np.ndarray] | None:
-        """Numbered lesions and the volume that shows them as they are: truth, or T1w source."""
+    def given(self, method: Method, case: Case) -> Given:
+        """Tissues and lesions of a case, and what shows the lesions as they are: the truth, or the
+        T1w scan on the same grid.
+        """
+        tissues, scan = self.tissues(case), case.scan
         if case.lesions is None or not case.lesions.any():
-            return None
-        numbered = anatomy.label_lesions(case.lesions)
+            return Given(tissues)
+        lesions = anatomy.label_lesions(case.lesions)
         if case.truth is not None:
-            return numbered, case.truth
-        partner = case.scan if case.scan.contrast == "T1w" else self.partner(case.scan)
+            return Given(tissues, lesions, case.truth, self.healthy(method, case))
+        partner = scan if scan.contrast == "T1w" else self.partner(scan)
         if partner is None:
-            return None
+            return Given(tissues)
         other = self.case(partner).prepared
-        moved = resample(extend_outside(other.image, other.mask), other.grid, case.prepared.grid)
-        return numbered, moved
+        shown = resample(extend_outside(other.image, other.mask), other.grid, case.prepared.grid)
+        return Given(tissues, lesions, shown)
+
+    def healthy(self, method: Method, case: Case) -> tuple[np.ndarray, np.ndarray] | None:
+        """Output and truth of the simulation that differs in the planted lesions alone."""
+        scan = case.scan
+        preset = scan.preset.removesuffix(WITH_LESIONS)
+        for other in self.scans:
+            known = (other.person, other.site, other.preset) == (scan.person, scan.site, preset)
+            if known and preset != scan.preset:
+                output, twin = self.volume(method, other)
+                same_grid = twin.prepared.grid.same_as(case.prepared.grid)
+                return (output, twin.truth) if same_grid and twin.truth is not None else None
+        return None
 
 
 class TargetScans(Sequence[Prepared]):
