@@ -22,12 +22,13 @@ from isochroma.simulate import SCANNERS
 from isochroma.volume import bounding_box, load
 
 CHOICES = {
-    "euler 1": SamplingSettings(),
-    "euler 1, refined": SamplingSettings(refine="paper"),
-    "euler 2": SamplingSettings(steps=2),
-    "euler 4": SamplingSettings(steps=4),
-    "midpoint 2": SamplingSettings(steps=2, solver="midpoint"),
-    "heun 2": SamplingSettings(steps=2, solver="heun"),
+    f"{name}, {refine}": SamplingSettings(steps, solver, refine)
+    for name, steps, solver in (
+        ("euler 1", 1, "euler"),
+        ("euler 3", 3, "euler"),
+        ("midpoint 2", 2, "midpoint"),
+    )
+    for refine in ("none", "paper", "local")
 }
 
 

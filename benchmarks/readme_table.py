@@ -4,7 +4,8 @@ Held-out scans only: the target's `test` subjects (never trained or selected on)
 imaged in three contrasts. All scores are in-mask; intensities are scaled to [0, 1] by the
 target's limits.
 
-own        each test scan from its own edges
+own        each test scan from its own edges (without the refinement that follows the source, which
+           is the truth here)
 simulated  each test scan as four simulated scanners would show it (bias, blur and noise added),
            harmonized back; the scan itself is the truth
 kirby113   T1w, T2w and FLAIR of one person: agreement of each pair
@@ -25,7 +26,7 @@ import nibabel as nib
 import numpy as np
 
 from isochroma.baselines import match_histogram
-from isochroma.harmonize import PAPER_SAMPLING, Harmonizer, Result
+from isochroma.harmonize import PAPER_SAMPLING, Harmonizer, Result, SamplingSettings
 from isochroma.metrics import ncc, psnr, ssim
 from isochroma.model import load_model
 from isochroma.preprocess import (
@@ -48,7 +49,11 @@ class Bench:
     def __init__(self, model: str, out: Path, previews: Path, paper: bool, precision: str) -> None:
         network, config = load_model(model)
         self.target = config.target
-        self.harmonizers = {"default": Harmonizer(network, config)}
+        alone = SamplingSettings(refine="none")
+        self.harmonizers = {
+            "edges alone": Harmonizer(network, config, sampling=alone),
+            "default": Harmonizer(network, config),
+        }
         if paper:
             self.harmonizers["paper mode"] = Harmonizer(
                 network, config, sampling=PAPER_SAMPLING, precision=precision
@@ -80,7 +85,8 @@ class Bench:
         shown = {"source": source.image, "truth": scan.image}
         for method, run in outputs.items():
             key = f"{case}/{method}"
-            if key in self.scores or (source is scan and method not in self.harmonizers):
+            given_away = source is scan and method not in ("edges alone", "paper mode")
+            if key in self.scores or given_away:  # nothing to find where the source is the truth
                 continue
             output = run()
             shown[method] = output

@@ -42,6 +42,7 @@ from isochroma.harmonize import (
 )
 from isochroma.network import COMPACT, PAPER, NetworkSettings
 from isochroma.patches import tile_boxes, tile_window
+from isochroma.refine import follow_source
 
 COS, SIN = 2 * np.cos(0.4), 2 * np.sin(0.4)
 GRIDS = {
@@ -64,7 +65,8 @@ def image_on(grid: str, dtype: type = np.float32) -> nib.Nifti1Image:
 
 
 def analytic(image: object, **options: object) -> Harmonizer:
-    """A harmonizer whose network carries every state to `image(condition)`."""
+    """A harmonizer whose network carries every state to `image(condition)`, not refined."""
+    options.setdefault("sampling", SamplingSettings(refine="none"))
     return Harmonizer(AnalyticNetwork(image), config(), device="cpu", **options)
 
 
@@ -413,7 +415,7 @@ class TestSampling:
         assert told == [(n, 15) for n in range(1, 16)]
 
     def test_default_is_one_evaluation_at_the_start(self) -> None:
-        assert SamplingSettings() == SamplingSettings(1, "euler", "none", 0)
+        assert SamplingSettings() == SamplingSettings(1, "euler", "local", 0)
         network = AnalyticNetwork(lambda condition: condition[:, :1])
         mask = np.ones((8, 8, 8), bool)
         sample(network, mask, mask, SamplingSettings())
@@ -434,8 +436,23 @@ class TestSampling:
         expected = np.broadcast_to((np.arange(21) - 10) * 2.0 / 100, mask.shape)
         np.testing.assert_allclose(output[mask], expected[mask], atol=1e-6)
 
+    def test_default_follows_the_source_by_the_models_own_error(self) -> None:
+        model = config(training={"val_psnr": 20.0})
+        assert model.validation_error == pytest.approx(0.2)
+        runs = [
+            Harmonizer(random_network(), model, SamplingSettings(refine=refine), device="cpu").run(
+                head_image()
+            )
+            for refine in ("none", "local")
+        ]
+        source = runs[0].prepared
+        expected = follow_source(runs[0].output, source.image, source.mask, 0.2)
+        np.testing.assert_array_equal(runs[1].output, expected)
+        assert np.abs(expected - runs[0].output).max() > 0.01
+
     def test_paper_refinement_raises_the_correlation(self) -> None:
-        plain = Harmonizer(random_network(), config(), device="cpu").run(head_image())
+        unrefined = SamplingSettings(refine="none")
+        plain = Harmonizer(random_network(), config(), unrefined, device="cpu").run(head_image())
         refining = SamplingSettings(refine="paper")
         refined = Harmonizer(random_network(), config(), refining, device="cpu").run(head_image())
         mask, source = plain.prepared.mask, plain.prepared.image
@@ -449,7 +466,7 @@ class TestSampling:
             ({"steps": 0}, "steps must be 1 or more, not 0"),
             ({"steps": -3}, "steps must be 1 or more, not -3"),
             ({"solver": "rk4"}, "'rk4' is unknown; choose one of euler, midpoint, heun"),
-            ({"refine": "local"}, "'local' is unknown; choose one of paper, none"),
+            ({"refine": "magic"}, "'magic' is unknown; choose one of paper, local, none"),
         ],
     )
     def test_choices_are_checked(self, choice: dict[str, object], message: str) -> None:
@@ -503,7 +520,7 @@ class TestRecord:
         assert json.loads(json.dumps(record)) == json.loads(json.dumps(record, default=str))
         assert record["Model"] == "tiny"
         assert record["ModelSHA256"] == "abc"
-        assert record["Sampling"] == {"steps": 1, "solver": "euler", "refine": "none", "seed": 7}
+        assert record["Sampling"] == {"steps": 1, "solver": "euler", "refine": "local", "seed": 7}
         assert record["Preprocessing"]["spacing_mm"] == SPACING_MM
         assert record["BrainVolumeMl"] == pytest.approx(239, abs=6)
         assert record["TargetLimits"] == [100.0, 500.0]

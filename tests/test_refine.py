@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from isochroma.metrics import ncc
-from isochroma.refine import ascend_correlation
+from isochroma.refine import ascend_correlation, follow_source, noise_variance
 
 SHAPE = (12, 13, 14)
 
@@ -123,3 +124,109 @@ class TestMasking:
         ascend_correlation(output, source, mask)
         np.testing.assert_array_equal(output, before[0])
         np.testing.assert_array_equal(source, before[1])
+
+
+LARGE = (40, 44, 36)
+MAPS = {
+    "rising": lambda x: 0.4 * x + 0.3,
+    "gamma": lambda x: 2 * ((x + 1) / 2) ** 0.6 - 1,
+    "falling": lambda x: -0.7 * x,
+    "turning": lambda x: 1 - 2 * np.abs(x - 0.2),
+}
+
+
+class TestFollowSource:
+    """A textured truth, an output that has lost its detail, and sources of several contrasts."""
+
+    @pytest.fixture(scope="class")
+    def drawn(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(0)
+        coarse, fine = (
+            ndimage.gaussian_filter(rng.standard_normal(LARGE), sigma) for sigma in (4, 1)
+        )
+        truth = np.clip(0.6 * coarse / coarse.std() + 0.15 * fine / fine.std(), -1, 1)
+        mask = np.zeros(LARGE, dtype=bool)
+        mask[3:-3, 3:-3, 3:-3] = True
+        output = np.clip(0.6 * coarse / coarse.std(), -1, 1)
+        truth, output = (np.where(mask, v, 0).astype(np.float32) for v in (truth, output))
+        return truth, output, mask
+
+    @staticmethod
+    def rms(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((a - b)[mask] ** 2)))
+
+    @pytest.mark.parametrize("name", list(MAPS))
+    def test_detail_of_the_source_comes_back_whatever_its_contrast(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray], name: str
+    ) -> None:
+        truth, output, mask = drawn
+        source = np.where(mask, MAPS[name](truth), 0)
+        refined = follow_source(output, source, mask)
+        # Near a turning point the source cannot tell the sides apart: less comes back there.
+        share = 0.7 if name == "turning" else 0.5
+        assert self.rms(refined, truth, mask) < share * self.rms(output, truth, mask)
+
+    @pytest.mark.parametrize("name", ["rising", "falling"])
+    def test_a_lesion_that_the_output_lacks_appears_with_the_targets_sign(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray], name: str
+    ) -> None:
+        truth, output, mask = drawn
+        lesion = np.zeros(LARGE, dtype=bool)
+        lesion[18:22, 20:24, 16:20] = True
+        changed = np.where(lesion, np.clip(truth - 0.4, -1, 1), truth)
+        source = np.where(mask, MAPS[name](changed), 0)
+        refined = follow_source(output, source, mask)
+        healthy = follow_source(output, np.where(mask, MAPS[name](truth), 0), mask)
+        kept = (healthy - refined)[lesion].mean() / (truth - changed)[lesion].mean()
+        assert 0.6 < kept < 1.2
+
+    def test_a_flat_source_tells_nothing(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> None:
+        _, output, mask = drawn
+        refined = follow_source(output, np.where(mask, 0.3, 0), mask)
+        np.testing.assert_allclose(refined, output, atol=1e-6)
+
+    def test_noise_alone_hardly_moves_the_output(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> None:
+        _, output, mask = drawn
+        noise = 0.3 * np.random.default_rng(1).standard_normal(LARGE)
+        refined = follow_source(output, np.where(mask, np.clip(noise, -1, 1), 0), mask)
+        assert self.rms(refined, output, mask) < 0.03
+
+    def test_trust_in_the_output_limits_the_change(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> None:
+        truth, output, mask = drawn
+        noisy = truth + 0.1 * np.random.default_rng(2).standard_normal(LARGE)
+        changes = [
+            self.rms(follow_source(output, np.where(mask, noisy, 0), mask, error), output, mask)
+            for error in (0.01, 0.05, 0.2)
+        ]
+        assert changes == sorted(changes)
+        assert changes[0] < 0.01
+
+    def test_range_outside_and_inputs(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> None:
+        truth, output, mask = drawn
+        outside = output + np.where(mask, 0, 7).astype(np.float32)
+        before = outside.copy()
+        refined = follow_source(outside, -truth, mask)
+        assert refined.dtype == np.float32
+        assert np.abs(refined[mask]).max() <= 1
+        np.testing.assert_array_equal(refined[~mask], 7)
+        np.testing.assert_array_equal(outside, before)
+
+
+class TestNoiseVariance:
+    def test_known_noise_on_a_smooth_image(self) -> None:
+        rng = np.random.default_rng(3)
+        ramp = np.linspace(-1, 1, 40)[:, None, None] * np.ones((40, 40, 40))
+        found = noise_variance(ramp + 0.05 * rng.standard_normal(ramp.shape), ramp < 2)
+        assert found == pytest.approx(0.05**2, rel=0.05)
+
+    def test_never_zero(self) -> None:
+        assert noise_variance(np.zeros((9, 9, 9)), np.ones((9, 9, 9), bool)) > 0
+        assert noise_variance(np.zeros((3, 3, 3)), np.ones((3, 3, 3), bool)) > 0

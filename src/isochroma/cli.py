@@ -32,7 +32,7 @@ app = typer.Typer(
 
 
 Solver = Literal["euler", "midpoint", "heun"]
-Refine = Literal["paper", "none"]
+Refine = Literal["local", "paper", "none"]
 Outside = Literal["zero", "source"]
 Dtype = Literal["float32", "input"]
 Precision = Literal["float32", "bfloat16"]
@@ -71,7 +71,7 @@ def harmonize(
         Solver | None, typer.Option(help="Solver of the flow [euler; --paper: midpoint].")
     ] = None,
     refine: Annotated[
-        Refine | None, typer.Option(help="Refinement [none; --paper: paper].")
+        Refine | None, typer.Option(help="Refinement [local; --paper: paper].")
     ] = None,
     paper: Annotated[
         bool,

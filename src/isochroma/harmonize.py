@@ -28,7 +28,7 @@ from isochroma.model import ModelConfig, load_model
 from isochroma.network import VelocityNetwork
 from isochroma.patches import centroid_of, condition_channels, coordinates, tile_boxes, tile_window
 from isochroma.preprocess import Prepared, brain_mask, from_model_units, prepare
-from isochroma.refine import REFINEMENTS, ascend_correlation
+from isochroma.refine import REFINEMENTS, ascend_correlation, follow_source
 from isochroma.volume import Grid, as_scan, extend_outside, like, resample
 
 Progress = Callable[[str, int, int], None]
@@ -45,14 +45,14 @@ class SamplingSettings:
     steps, solver
         Integration of the flow; "euler" with one step gives the posterior mean E[x | edges].
     refine
-        "paper" (global correlation ascent) or "none".
+        "local" (`refine.follow_source`), "paper" (global correlation ascent) or "none".
     seed
         Of the initial noise.
     """
 
     steps: int = 1
     solver: str = "euler"
-    refine: str = "none"
+    refine: str = "local"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -243,6 +243,9 @@ class Harmonizer:
         with watch.stage("refine"):
             if self.sampling.refine == "paper":
                 output = ascend_correlation(output, prepared.image, prepared.mask)
+            elif self.sampling.refine == "local":
+                error = self.config.validation_error
+                output = follow_source(output, prepared.image, prepared.mask, error)
         return output
 
     def restore(

@@ -66,6 +66,12 @@ class ModelConfig:
     training: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
 
+    @property
+    def validation_error(self) -> float:
+        """Root mean square error on the validation scans, model units; 0.2 if it is not known."""
+        score = self.training.get("val_psnr")
+        return 0.2 if score is None else 2 * 10 ** (-score / 20)
+
 
 def from_dict(kind: type[Settings], values: dict[str, Any], where: str = "config") -> Settings:
     """Build a settings dataclass from plain JSON values.
