@@ -1,8 +1,8 @@
 """Which solver, steps and refinement: python benchmarks/choose_sampling.py --data DIR.
 
 The target's validation scans alone, from their own edges and as two simulated scanners (one of
-them inverted) show them; the scan itself is the truth. Prints means over the scans. For own edges the
-local refinement is given the truth: read its other rows.
+them inverted) show them; the scan itself is the truth. Prints means over the scans. For own edges
+the local refinement is given the truth: read its other rows.
 """
 
 from __future__ import annotations
