@@ -141,7 +141,7 @@ class TestBasic:
         assert record["Model"] == "tiny"
         weights = (model / "weights.safetensors").read_bytes()
         assert record["ModelSHA256"] == hashlib.sha256(weights).hexdigest()
-        sampling = {"steps": 2, "solver": "heun", "refine": "none", "seed": 5}
+        sampling = {"steps": 2, "solver": "heun", "refine": "local", "seed": 5}
         assert record["Sampling"] == sampling
         assert record["Preprocessing"]["n4"] is False
         assert record["OutsideMask"] == "source"

@@ -16,7 +16,7 @@ from fixtures_pipeline import RAS, head, head_image
 from isochroma.cli import app
 from isochroma.errors import InputError
 from isochroma.evaluation.measuring import Budget
-from isochroma.evaluation.methods import Blur, Command
+from isochroma.evaluation.methods import Blur, Command, TargetMean
 from isochroma.evaluation.run import Evaluation
 from isochroma.evaluation.simulated import simulate_file, write_study
 
@@ -64,7 +64,7 @@ def result(study: Path) -> tuple[Path, dict]:
     out.mkdir()
     copy = Command("copy", "cp {input} {output}")
     broken = Command("broken", "false {input} {output}")
-    methods = [Blur(), copy, broken]
+    methods = [Blur(), TargetMean(), copy, broken]
     return out, Evaluation(study, out, methods, budget=BUDGET).run()
 
 
@@ -86,7 +86,7 @@ class TestEvaluation:
         own = table[(table["scan"] == "truth") & (table["method"] == "raw")]
         scores = own[own["part"] == "truth"].set_index("measure")["value"]
         assert scores["ssim"] == pytest.approx(1, abs=1e-3)
-        assert scores["psnr"] > 50
+        assert "psnr" not in scores  # infinite: left out
         assert value(out, "truth", "psnr", "raw") > value(out, "truth", "psnr", "blur") + 3
 
     def test_a_command_that_copies_scores_as_raw(self, result: tuple[Path, dict]) -> None:
@@ -108,7 +108,9 @@ class TestEvaluation:
         table = pd.read_csv(out / "results.csv")
         pairs = table[table["part"] == "pairs"]
         assert set(pairs["group"]) == {"rescan"}
-        assert value(out, "pairs", "ssim", "raw") > 0.9
+        assert value(out, "pairs", "ncc", "raw") > 0.85
+        # The mean head looks the same whatever is put in: agreement alone proves nothing.
+        assert value(out, "pairs", "ncc", "target mean") > 0.99
 
     def test_a_failing_method_is_listed_and_the_rest_goes_on(
         self, result: tuple[Path, dict]
@@ -134,7 +136,7 @@ class TestEvaluation:
         self, study: Path, result: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         out, first = result
-        methods = [Blur(), Command("copy", "cp {input} {output}")]
+        methods = [Blur(), TargetMean(), Command("copy", "cp {input} {output}")]
 
         def never(*_: object) -> None:
             message = "computed again"

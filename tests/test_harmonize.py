@@ -476,8 +476,9 @@ class TestSampling:
 
 class TestPrecision:
     def test_bfloat16_is_close_to_float32_and_not_the_same(self) -> None:
+        unrefined = SamplingSettings(refine="none")
         outputs = [
-            Harmonizer(random_network(), config(), device="cpu", precision=precision)
+            Harmonizer(random_network(), config(), unrefined, device="cpu", precision=precision)
             .run(head_image())
             .output
             for precision in ("float32", "bfloat16")

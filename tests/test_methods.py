@@ -40,10 +40,10 @@ TINY_FLOW: dict[str, Any] = {
     "batch_size": 4,
 }
 TINY_FLOW |= {"learning_rate": 5e-3, "bins": 4}
-CHEAP: dict[str, Callable[[], Method]] = {
+CHEAP: dict[str, Callable[[str], Method]] = {
     **{name: METHODS[name] for name in ("raw", "histogram-matching", "nyul", "whitestripe")},
     **{name: METHODS[name] for name in ("zscore", "ssimh", "blur", "target-mean")},
-    "blindharmony": lambda: BlindHarmony(
+    "blindharmony": lambda model: BlindHarmony(
         levels=1, steps_per_level=1, width=4, train_steps=1, iterations=2
     ),
 }
@@ -77,7 +77,7 @@ def target() -> list[Prepared]:
 
 @pytest.fixture(scope="module")
 def fitted(target: list[Prepared]) -> dict[str, Method]:
-    made = {name: build() for name, build in CHEAP.items()}
+    made = {name: build("default") for name, build in CHEAP.items()}
     for method in made.values():
         method.fit(target)
     return made
@@ -142,7 +142,7 @@ class TestLinear:
     @pytest.mark.parametrize("name", ["zscore", "whitestripe"])
     def test_undoes_gain_and_offset(self, name: str) -> None:
         scan = prepared(0)
-        method = METHODS[name]()
+        method = METHODS[name]("default")
         method.fit([scan])
         changed = recontrasted(scan, lambda image: 0.4 * image - 0.3)
         np.testing.assert_allclose(method.apply(changed), scan.image, atol=2e-3)
@@ -174,7 +174,7 @@ class TestHistograms:
     def test_gamma_is_undone(self, name: str, error: float) -> None:
         scan = prepared(0)
         changed = recontrasted(scan, gamma)
-        method = METHODS[name]()
+        method = METHODS[name]("default")
         method.fit([scan])
         before = np.abs(changed.image - scan.image)[scan.mask].mean()
         after = np.abs(method.apply(changed) - scan.image)[scan.mask].mean()

@@ -34,8 +34,11 @@ def classify(
     fractions
         (I, J, K, 3) float32 partial volumes of the three, summing to 1 inside the mask, 0 outside.
     """
-    # dipy takes zero for background, so that the darkest brain voxel must lie above it.
-    positive = np.where(mask, np.clip((image + 1) / 2, 0, 1) * 0.99 + 0.01, 0).astype(np.float64)
+    # dipy's first class is the background, darker than any brain voxel. It would fill exact zeros
+    # with unseeded noise, so that no two runs agree: there are none.
+    noise = np.random.default_rng(0).standard_normal(mask.shape)
+    brain = np.clip((image + 1) / 2, 0, 1) * 0.99 + 0.01
+    positive = np.where(mask, brain, 1e-3 + 1e-4 * np.clip(noise, -5, 5)).astype(np.float64)
     classifier = TissueClassifierHMRF(verbose=False)
     _, labels, fractions = classifier.classify(positive, 3, beta, max_iter=iterations)
     inside = mask[..., None]
