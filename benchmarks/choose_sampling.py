@@ -47,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the real scans")
     parser.add_argument("--model", default="default")
+    parser.add_argument("--scans", type=int, help="only the first N validation scans")
     options = parser.parse_args()
     harmonizer = Harmonizer.from_pretrained(options.model, device="cpu")
     folder = options.data / "target_ds002748"
@@ -54,7 +55,7 @@ def main() -> None:
         rows = list(csv.DictReader(stream, delimiter="\t"))
     people = sorted(row["participant_id"] for row in rows if row["split"] == "val")
     scores: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
-    for number, person in enumerate(people):
+    for number, person in enumerate(people[: options.scans]):
         image = load(folder / f"{person}_T1w.nii.gz")
         truth = prepare(image, brain_mask(image)[0], harmonizer.preprocess)
         box = bounding_box(truth.mask, MARGIN_VOXELS)  # as `prepare` will crop it again
