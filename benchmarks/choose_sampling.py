@@ -8,26 +8,19 @@ the local refinement is given the truth: read its other rows.
 from __future__ import annotations
 
 import argparse
-import csv
-import dataclasses
 import time
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
+from held_out import simulated, target_scans
 
 from isochroma.harmonize import Harmonizer, SamplingSettings
 from isochroma.metrics import psnr, ssim
 from isochroma.preprocess import (
-    MARGIN_VOXELS,
     Prepared,
-    brain_mask,
     from_model_units,
-    prepare,
 )
 from isochroma.refine import ascend_correlation, follow_source
-from isochroma.simulate import SCANNERS
-from isochroma.volume import bounding_box, load
 
 SOLVERS = {"euler 1": (1, "euler"), "euler 3": (3, "euler"), "midpoint 2": (2, "midpoint")}
 
@@ -51,24 +44,10 @@ def main() -> None:
     options = parser.parse_args()
     harmonizer = Harmonizer.from_pretrained(options.model, device="cpu")
     folder = options.data / "target_ds002748"
-    with (folder / "participants.tsv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
-    people = sorted(row["participant_id"] for row in rows if row["split"] == "val")
     scores: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
-    for number, person in enumerate(people[: options.scans]):
-        image = load(folder / f"{person}_T1w.nii.gz")
-        truth = prepare(image, brain_mask(image)[0], harmonizer.preprocess)
-        box = bounding_box(truth.mask, MARGIN_VOXELS)  # as `prepare` will crop it again
-        truth = dataclasses.replace(
-            truth, image=truth.image[box], mask=truth.mask[box], grid=truth.grid.crop(box)
-        )
-        sources = {"own": truth}
-        for name in ("gamma", "t2-like"):
-            rng = np.random.default_rng([number, list(SCANNERS).index(name)])
-            signal = SCANNERS[name].render(from_model_units(truth.image, 0, 1), truth.mask, rng)
-            simulated = nib.Nifti1Image(1000 * signal, truth.grid.affine)
-            sources[name] = prepare(simulated, truth.mask, harmonizer.preprocess)
-        for case, source in sources.items():
+    for number, _, truth in target_scans(folder, "val", harmonizer.preprocess, options.scans):
+        cases = simulated(truth, number, ("gamma", "t2-like"), harmonizer.preprocess)
+        for case, source in [("own", truth), *cases]:
             for solver, (steps, name) in SOLVERS.items():
                 harmonizer.sampling = SamplingSettings(steps, name, "none")
                 start = time.perf_counter()

@@ -8,9 +8,10 @@ shows it (a large gap with known tissues and ages; no truth). Nothing is fitted 
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
+
+from held_out import participants
 
 from isochroma.evaluation.simulated import simulate_file, write_study
 from isochroma.sequences import PRESETS
@@ -20,18 +21,12 @@ LARGE_GAP = "tse-t2-3T"
 CORE_PERSONS = 6
 
 
-def table(path: Path) -> list[dict[str, str]]:
-    """Rows of a participants.tsv."""
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream, delimiter="\t"))
-
-
 def target(data: Path, out: Path) -> list[dict[str, Any]]:
     """The target's own scans, and its test subjects on simulated scanners."""
     folder = data / "target_ds002748"
     rows = []
     first = True
-    for row in sorted(table(folder / "participants.tsv"), key=lambda row: row["participant_id"]):
+    for row in sorted(participants(folder), key=lambda row: row["participant_id"]):
         person = row["participant_id"]
         path = folder / f"{person}_T1w.nii.gz"
         known = {
@@ -58,7 +53,7 @@ def oasis(data: Path, out: Path) -> list[dict[str, Any]]:
     """OASIS with its labels, and as a T2w scanner would show it."""
     folder = data / "source_oasis1"
     rows = []
-    for number, row in enumerate(table(folder / "participants.tsv")):
+    for number, row in enumerate(participants(folder)):
         scan = row["scan_id"]
         path = folder / f"{scan}_T1w.nii.gz"
         known = {
@@ -87,7 +82,7 @@ def others(data: Path) -> list[dict[str, Any]]:
             "age": row["age"],
             "sex": row["sex"],
         }
-        for row in table(folder / "participants.tsv")
+        for row in participants(folder)
     ]
     for name, prefix, contrasts in (
         ("kirby113", data / "contrasts_kirby113" / "113", ("T1w", "T2w", "FLAIR")),

@@ -16,29 +16,25 @@ Each method's scores are kept in OUT, a JSON file; what is there is not computed
 from __future__ import annotations
 
 import argparse
-import csv
-import dataclasses
 import itertools
 import json
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from held_out import simulated, target_scans
 
 from isochroma.baselines import match_histogram
 from isochroma.harmonize import PAPER_SAMPLING, Harmonizer, Result, SamplingSettings
 from isochroma.metrics import ncc, psnr, ssim
 from isochroma.model import load_model
 from isochroma.preprocess import (
-    MARGIN_VOXELS,
     Prepared,
-    brain_mask,
     from_model_units,
-    prepare,
 )
 from isochroma.preview import save_preview
 from isochroma.simulate import SCANNERS
-from isochroma.volume import bounding_box, load
+from isochroma.volume import load
 
 Scores = dict[str, dict[str, float]]
 
@@ -104,25 +100,9 @@ class Bench:
 
     def target_tests(self, folder: Path, limit: int | None) -> None:
         """Own edges and simulated scanners on the target's test subjects."""
-        with (folder / "participants.tsv").open(newline="") as stream:
-            rows = list(csv.DictReader(stream, delimiter="\t"))
-        subjects = sorted(row["participant_id"] for row in rows if row["split"] == "test")
-        for number, subject in enumerate(subjects[:limit]):
-            image = load(folder / f"{subject}_T1w.nii.gz")
-            truth = prepare(image, brain_mask(image)[0], self.preprocess)
-            box = bounding_box(truth.mask, MARGIN_VOXELS)  # as `prepare` will crop it again
-            truth = dataclasses.replace(
-                truth, image=truth.image[box], mask=truth.mask[box], grid=truth.grid.crop(box)
-            )
+        for number, subject, truth in target_scans(folder, "test", self.preprocess, limit):
             self.against_truth(f"own/{subject}", truth)
-            for index, (name, scanner) in enumerate(SCANNERS.items()):
-                rng = np.random.default_rng([number, index])
-                signal = scanner.render(from_model_units(truth.image, 0, 1), truth.mask, rng)
-                simulated = nib.Nifti1Image(1000 * signal, truth.grid.affine)
-                source = prepare(simulated, truth.mask, self.preprocess)
-                if not source.grid.same_as(truth.grid):
-                    message = "the simulated scan left the model grid"
-                    raise RuntimeError(message)
+            for name, source in simulated(truth, number, list(SCANNERS), self.preprocess):
                 self.against_truth(f"{name}/{subject}", truth, source)
 
     def contrasts(self, name: str, paths: dict[str, Path]) -> None:

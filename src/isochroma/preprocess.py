@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from isochroma.errors import InputError
-from isochroma.volume import Grid, bounding_box, extend_outside, model_grid, resample
+from isochroma.volume import Grid, bounding_box, extend_outside, model_grid, resample, resample_mask
 
 MARGIN_VOXELS = 4
 BRAIN_ML = (200, 3000)
@@ -91,7 +91,7 @@ def prepare(
     data = extend_outside(np.asarray(image.dataobj[box], dtype=np.float32), inside)
     cropped = nib.Nifti1Image(data, source.affine)
     target = model_grid(cropped, settings.spacing_mm)
-    brain = resample(inside.astype(np.float32), source, target, order=1) > 0.5
+    brain = resample_mask(inside, source, target)
     values = resample(data, source, target)
     if settings.n4:
         values = correct_bias(values, brain, settings)

@@ -171,6 +171,11 @@ def resample(data: np.ndarray, source: Grid, target: Grid, order: int = 3) -> np
     )
 
 
+def resample_mask(mask: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+    """A mask (I, J, K) bool on another grid: where it covers more than half, by linear weights."""
+    return resample(mask.astype(np.float32), source, target, order=1) > 0.5
+
+
 def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
     """Smallest box of slices around the True voxels of `mask`, widened by `margin` voxels."""
     box = ndimage.find_objects(mask.astype(np.uint8), max_label=1)[0]

@@ -186,7 +186,7 @@ def train_age(
 
     def maps() -> Iterator[np.ndarray]:
         for prepared in images:
-            yield matter(segmenter, prepared.image, prepared.mask)
+            yield matter(segmenter.segment(prepared.image, prepared.mask)[1])
 
     known = np.isfinite(ages)
     space = CommonSpace.build(maps())
@@ -201,9 +201,9 @@ def train_age(
     )
 
 
-def matter(segmenter: segmentation.Segmenter, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(I, J, K, 2) probabilities of grey and white matter."""
-    return segmenter.segment(image, mask)[1][..., [GREY - 1, WHITE - 1]]
+def matter(probabilities: np.ndarray) -> np.ndarray:
+    """(I, J, K, 2) probabilities of grey and white matter, of (I, J, K, 3) of all tissues."""
+    return probabilities[..., [GREY - 1, WHITE - 1]]
 
 
 def measures(
@@ -266,7 +266,7 @@ def measures(
             overlaps = segmentation.dice(classify(output, mask)[0], case.tissues, common)
             found["segmentation"]["dice mean, classical"] = overlaps["mean"]
     if wants_age and tools.age is not None:
-        features = tools.age.space.features(probabilities[..., [GREY - 1, WHITE - 1]])
+        features = tools.age.space.features(matter(probabilities))
         predicted = float(tools.age.regressor.predict(features[None])[0])
         found["age"] = {
             "predicted": predicted,

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from isochroma.evaluation.study import Case, Scan
 from isochroma.metrics import ncc, ssim
 from isochroma.preprocess import Prepared, from_model_units
-from isochroma.volume import Grid, extend_outside, resample
+from isochroma.volume import Grid, extend_outside, resample, resample_mask
 
 RESCAN = "rescan"
 
@@ -50,7 +50,7 @@ def agreement(
     grid, moved = case_a.prepared.grid, moved_grid(case_b.prepared.grid, motion)
     brain = case_b.prepared.mask
     second = resample(extend_outside(b, brain), moved, grid)
-    inside = resample(brain.astype(np.float32), moved, grid, order=1) > 0.5
+    inside = resample_mask(brain, moved, grid)
     common = case_a.prepared.mask & inside
     first, second = (from_model_units(volume, 0, 1) for volume in (a, second))
     return {"ssim": ssim(first, second, common, 1), "ncc": ncc(first, second, common)}

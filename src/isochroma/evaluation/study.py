@@ -15,14 +15,14 @@ lesions     lesion mask
 truth       the same head as the target scanner shows it
 preset      the simulated scanner that made the scan, for simulations
 grid        scans with the same value are co-registered, voxel by voxel
-core        yes for the scans that slow methods are limited to, and that --quick uses
+core        yes for the scans that slow methods, and the classical segmenter, are limited to
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ import numpy as np
 
 from isochroma.errors import InputError
 from isochroma.preprocess import Prepared, PreprocessSettings, brain_mask, prepare
-from isochroma.volume import Grid, extend_outside, load, resample, stem
+from isochroma.volume import Grid, extend_outside, load, resample, resample_mask, stem
 
 SPLITS = ("train", "val", "test")
 WITH_LESIONS = " with lesions"  # ends the preset of a simulation with planted lesions
@@ -199,16 +199,8 @@ def open_case(scan: Scan, settings: PreprocessSettings, content: str = "") -> Ca
         other = load(scan.truth)
         known = prepare(other, brain_mask(other)[0], settings)
         truth = resample(extend_outside(known.image, known.mask), known.grid, prepared.grid)
-        both = prepared.mask & (
-            resample(known.mask.astype(np.float32), known.grid, prepared.grid, order=1) > 0.5
-        )
-        prepared = Prepared(
-            np.where(both, prepared.image, 0),
-            both,
-            prepared.grid,
-            prepared.lower,
-            prepared.upper,
-        )
+        both = prepared.mask & resample_mask(known.mask, known.grid, prepared.grid)
+        prepared = replace(prepared, image=np.where(both, prepared.image, 0), mask=both)
     tissues = labels_on(scan.tissues, prepared.grid)
     lesions = labels_on(scan.lesions, prepared.grid)
     return Case(scan, prepared, truth, tissues, None if lesions is None else lesions > 0)

@@ -58,9 +58,11 @@ class Workspace:
     def classes(self, scan: Scan) -> np.ndarray:
         """Tissue labels by the classical segmenter, of the scan itself."""
         prepared = self.case(scan).prepared
-        return self.memory.cache(labels_of, ignore=["image", "mask"])(
-            prepared.image, prepared.mask, self.content[scan.scan]
-        )
+        return self.labels(prepared.image, prepared.mask, self.content[scan.scan])
+
+    def labels(self, image: np.ndarray, mask: np.ndarray, content: str) -> np.ndarray:
+        """Tissue labels by the classical segmenter, of an image that `content` stands for."""
+        return self.memory.cache(labels_of, ignore=["image", "mask"])(image, mask, content)
 
     def tissues(self, case: Case) -> np.ndarray | None:
         """Tissue labels for measures: given ones, else the classical segmenter's on the truth, on
@@ -70,9 +72,8 @@ class Workspace:
         if case.tissues is not None:
             return case.tissues * case.prepared.mask
         if case.truth is not None:
-            return self.memory.cache(labels_of, ignore=["image", "mask"])(
-                case.truth, case.prepared.mask, f"truth of {self.content[scan.scan]}"
-            )
+            name = f"truth of {self.content[scan.scan]}"
+            return self.labels(case.truth, case.prepared.mask, name)
         if scan.contrast == "T1w":
             return self.classes(scan)
         partner = self.partner(scan)
