@@ -18,7 +18,7 @@ from isochroma.sequences import PRESETS
 
 LESION_PRESET = "mprage-1.5T"
 LARGE_GAP = "tse-t2-3T"
-CORE_PERSONS = 6
+CORE_PERSONS = 4
 
 
 def target(data: Path, out: Path) -> list[dict[str, Any]]:
@@ -37,10 +37,11 @@ def target(data: Path, out: Path) -> list[dict[str, Any]]:
             "split": row["split"],
         }
         truth = path if row["split"] == "test" else ""
-        own = {"path": path, "scan": f"target_{person}", "truth": truth, "core": "yes"}
-        rows.append({**known, **own})
-        if row["split"] == "test":
-            known = {**known, "split": "", "core": "yes" if first else ""}
+        own = {"path": path, "scan": f"target_{person}", "truth": truth}
+        core = "yes" if first and truth else ""
+        rows.append({**known, **own, "core": core})
+        if truth:
+            known = {**known, "split": "", "core": core}
             rows += [{**known, **r} for r in simulate_file(path, out, list(PRESETS))]
             rows += [
                 {**known, **r} for r in simulate_file(path, out, [LESION_PRESET], lesions=True)

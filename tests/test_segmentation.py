@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -111,14 +109,6 @@ class TestSegmenter:
         np.testing.assert_array_equal(a, b)
         assert np.abs(a - c).max() > 0.01
 
-    def test_saved_and_loaded(self, segmenter: Segmenter, tmp_path: Path) -> None:
-        prepared, _ = shells(100)
-        loaded = Segmenter.load(segmenter.save(tmp_path / "segmenter.safetensors"))
-        np.testing.assert_array_equal(
-            loaded.segment(prepared.image, prepared.mask)[1],
-            segmenter.segment(prepared.image, prepared.mask)[1],
-        )
-
 
 class TestErrors:
     def test_labels_of_another_shape(self) -> None:
@@ -129,11 +119,3 @@ class TestErrors:
     def test_no_scans(self) -> None:
         with pytest.raises(InputError, match="0 scans"):
             Segmenter(TINY).fit([], [])
-
-    def test_not_a_segmenter(self, tmp_path: Path) -> None:
-        path = tmp_path / "segmenter.safetensors"
-        with pytest.raises(InputError, match="not a segmenter"):
-            Segmenter.load(path)
-        path.write_bytes(b"not at all")
-        with pytest.raises(InputError, match="not a segmenter"):
-            Segmenter.load(path)

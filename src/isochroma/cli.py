@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+LOG_SECONDS = 30
 
 Solver = Literal["euler", "midpoint", "heun"]
 Refine = Literal["local", "paper", "none"]
@@ -365,7 +368,7 @@ def evaluate(
         bool, typer.Option("--quick", help="One scan a group, few methods: a look, no verdict.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the methods.")] = 0,
-    jobs: Annotated[int, typer.Option(min=1, help="Threads that measure.")] = 2,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes and threads at once.")] = 2,
 ) -> None:
     """Judge harmonization: one report on closeness, anatomy, downstream tasks and the site audit.
 
@@ -444,7 +447,9 @@ def models() -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, str, int, int], None]]:
-    """Yield a function (scan, stage, done, total) that shows where the work is."""
+    """Yield a function (scan, stage, done, total) that shows where the work is: a bar on a
+    terminal, else (in a log) a line every half minute at most.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -454,9 +459,15 @@ def progress_bar() -> Iterator[Callable[[str, str, int, int], None]]:
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task("", total=1)
+        told = time.monotonic()
 
         def advance(scan: str, stage: str, done: int, total: int) -> None:
+            nonlocal told
             bar.update(task, description=f"{scan}: {stage}", completed=done, total=total)
+            if not console.is_terminal and time.monotonic() - told > LOG_SECONDS:
+                told = time.monotonic()
+                now = datetime.datetime.now().strftime("%H:%M:%S")
+                typer.echo(f"{now} {scan}: {stage} ({done} of {total} done)", err=True)
 
         yield advance
 

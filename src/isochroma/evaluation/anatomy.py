@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from isochroma.edges import CONNECT_26, EdgeSettings, canny
+from isochroma.edges import CONNECT_26
 from isochroma.errors import InputError
 from isochroma.tissues import GREY, NAMES, WHITE
 
@@ -45,27 +45,22 @@ class EdgeAgreement:
     supported_by_chance: float
 
 
-def edge_agreement(
-    output: np.ndarray, source: np.ndarray, mask: np.ndarray, settings: EdgeSettings | None = None
-) -> EdgeAgreement:
-    """Agreement of the Canny edges of output and source within 1 voxel (faces), both ways.
+def edge_agreement(output: np.ndarray, source: np.ndarray, mask: np.ndarray) -> EdgeAgreement:
+    """Agreement of the edges of output and source within 1 voxel (faces), both ways.
 
     Parameters
     ----------
     output, source
-        (I, J, K), any unit, left-right along the first axis.
+        (I, J, K) bool edge maps (`edges.canny`), left-right along the first axis.
     mask
         (I, J, K) bool.
-    settings
-        Edge detector; the models' default if absent.
     """
-    there, here = (canny(image, mask, settings or EdgeSettings()) for image in (output, source))
-    mirrored, both = there[::-1], mask & mask[::-1]
+    mirrored, both = output[::-1], mask & mask[::-1]
     return EdgeAgreement(
-        share_near(here, there, mask),
-        share_near(there, here, mask),
-        share_near(here, mirrored, both),
-        share_near(mirrored, here, both),
+        share_near(source, output, mask),
+        share_near(output, source, mask),
+        share_near(source, mirrored, both),
+        share_near(mirrored, source, both),
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import psutil
 
+from isochroma.edges import EdgeSettings, canny
 from isochroma.errors import InputError
 from isochroma.evaluation import anatomy, closeness, segmentation
 from isochroma.evaluation.age import AgeRegressor, CommonSpace, cross_validated, scores
@@ -92,6 +93,8 @@ class Tools:
 class Given(NamedTuple):
     """What is known of a scan, on its model grid.
 
+    edges
+        (I, J, K) bool, of the scan itself.
     tissues
         (I, J, K) labels.
     lesions, shown
@@ -100,6 +103,7 @@ class Given(NamedTuple):
         For planted lesions: the method's output and the truth of the same simulation without them.
     """
 
+    edges: np.ndarray
     tissues: np.ndarray | None = None
     lesions: np.ndarray | None = None
     shown: np.ndarray | None = None
@@ -123,9 +127,14 @@ def content(scan: Scan) -> str:
     return " ".join(sha256(path)[:16] if path else "-" for path in files)
 
 
-def labels_of(image: np.ndarray, mask: np.ndarray, content: str) -> np.ndarray:
+def labels_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Labels of the classical segmenter."""
     return classify(image, mask)[0]
+
+
+def edges_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Canny edges as the models' default takes them."""
+    return canny(image, mask, EdgeSettings())
 
 
 def fit(method: Method, target: Sequence[Prepared], key: str) -> Method:
@@ -241,7 +250,7 @@ def measures(
         f"wasserstein {name}".removesuffix(" brain"): value for name, value in distances.items()
     }
     found["closeness"]["change"] = closeness.change(output, source, mask)
-    edges = anatomy.edge_agreement(output, source, mask)
+    edges = anatomy.edge_agreement(edges_of(output, mask), given.edges, mask)
     found["anatomy"] = {
         "edges kept": edges.kept,
         "edges invented": 1 - edges.supported,

@@ -64,8 +64,8 @@ class Evaluation:
     seed
         Of the methods.
     jobs
-        Threads that measure; methods themselves run one scan at a time, so that their cost is
-        theirs.
+        Processes that preprocess, and threads that measure; methods themselves run one scan at a
+        time, so that their cost is theirs.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Evaluation:
     ) -> None:
         scans = read_study(study)
         self.train = [scan for scan in scans if scan.split == "train"][: budget.target_scans]
-        self.scans = [scan for scan in scans if scan.split != "train"]
+        self.scans = [scan for scan in scans if scan.split not in ("train", "val")]
         if budget.one_a_group:
             first = {groups.name_of(scan): scan for scan in reversed(self.scans)}
             self.scans = [scan for scan in self.scans if scan in first.values()]
@@ -112,6 +112,9 @@ class Evaluation:
             Called with (what, done, total).
         """
         tell = progress or (lambda what, done, total: None)
+        total = len(self.train) + len(self.scans)
+        for number, _ in enumerate(self.work.prepare(self.jobs), 1):
+            tell("preprocessing and tissues", number, total)
         tools = make_tools(self.work, self.budget, tell)
         fitted: list[Method] = []
         for method in self.methods:

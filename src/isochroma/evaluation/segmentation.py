@@ -8,21 +8,16 @@ where a scan does not look like them, which is what harmonization is to mend.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from isochroma.errors import InputError
 from isochroma.preprocess import Prepared
 from isochroma.tissues import NAMES
-from isochroma.volume import write_atomically
 
 GAIN, NOISE = 0.05, 0.02
 
@@ -73,7 +68,9 @@ class Segmenter:
 
     def _new_network(self) -> UNet:
         strides = [1] + [2] * (len(self.channels) - 2)
-        return UNet(3, 1, len(NAMES), self.channels, strides, num_res_units=1, norm="batch").eval()
+        network = UNet(3, 1, len(NAMES), self.channels, strides, num_res_units=1, norm="batch")
+        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        return network.eval()
 
     def fit(
         self,
@@ -166,30 +163,6 @@ class Segmenter:
         probabilities = logits[:i, :j, :k].softmax(-1).numpy() * mask[..., None]
         labels = np.where(mask, probabilities.argmax(-1) + 1, 0)
         return labels.astype(np.uint8), probabilities
-
-    def save(self, path: Path) -> Path:
-        """Write the weights as safetensors, with the channels in its metadata."""
-        content = save(self.network.state_dict(), {"channels": json.dumps(self.channels)})
-        return write_atomically(path, lambda temporary: temporary.write_bytes(content))
-
-    @classmethod
-    def load(cls, path: Path) -> Segmenter:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        InputError
-            If the file is missing or is no segmenter.
-        """
-        try:
-            with safe_open(path, "pt") as file:
-                segmenter = cls(json.loads(file.metadata()["channels"]))
-                weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            segmenter.network.load_state_dict(weights)
-        except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
-            msg = f"{path}: not a segmenter. Fit it again."
-            raise InputError(msg) from error
-        return segmenter
 
 
 def _on_black(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

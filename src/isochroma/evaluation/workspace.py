@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from isochroma.evaluation.measuring import (
     Given,
     apply,
     content,
+    edges_of,
     fit,
     labels_of,
     spread,
@@ -49,6 +51,20 @@ class Workspace:
         self.content = {scan.scan: content(scan) for scan in (*train, *scans)}
         self.target = TargetScans(self)
 
+    def prepare(self, jobs: int) -> Iterator[None]:
+        """Preprocess all scans and label their tissues in `jobs` processes; yields after each scan.
+
+        A scan that fails is left to whoever asks for it.
+        """
+        one = joblib.delayed(self.prepare_scan)
+        scans = [*self.train, *self.scans]
+        yield from joblib.Parallel(jobs, return_as="generator")(one(scan) for scan in scans)
+
+    def prepare_scan(self, scan: Scan) -> None:
+        """Bring one scan's case and tissues into the cache."""
+        with suppress(Exception):
+            self.tissues(self.case(scan))
+
     def case(self, scan: Scan) -> Case:
         """The scan, preprocessed."""
         opened = self.memory.cache(open_case, ignore=["scan"])
@@ -58,11 +74,11 @@ class Workspace:
     def classes(self, scan: Scan) -> np.ndarray:
         """Tissue labels by the classical segmenter, of the scan itself."""
         prepared = self.case(scan).prepared
-        return self.labels(prepared.image, prepared.mask, self.content[scan.scan])
+        return self.labels(prepared.image, prepared.mask)
 
-    def labels(self, image: np.ndarray, mask: np.ndarray, content: str) -> np.ndarray:
-        """Tissue labels by the classical segmenter, of an image that `content` stands for."""
-        return self.memory.cache(labels_of, ignore=["image", "mask"])(image, mask, content)
+    def labels(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Tissue labels by the classical segmenter."""
+        return self.memory.cache(labels_of)(image, mask)
 
     def tissues(self, case: Case) -> np.ndarray | None:
         """Tissue labels for measures: given ones, else the classical segmenter's on the truth, on
@@ -72,8 +88,7 @@ class Workspace:
         if case.tissues is not None:
             return case.tissues * case.prepared.mask
         if case.truth is not None:
-            name = f"truth of {self.content[scan.scan]}"
-            return self.labels(case.truth, case.prepared.mask, name)
+            return self.labels(case.truth, case.prepared.mask)
         if scan.contrast == "T1w":
             return self.classes(scan)
         partner = self.partner(scan)
@@ -123,17 +138,18 @@ class Workspace:
         T1w scan on the same grid.
         """
         tissues, scan = self.tissues(case), case.scan
+        edges = self.memory.cache(edges_of)(case.prepared.image, case.prepared.mask)
         if case.lesions is None or not case.lesions.any():
-            return Given(tissues)
+            return Given(edges, tissues)
         lesions = anatomy.label_lesions(case.lesions)
         if case.truth is not None:
-            return Given(tissues, lesions, case.truth, self.healthy(method, case))
+            return Given(edges, tissues, lesions, case.truth, self.healthy(method, case))
         partner = scan if scan.contrast == "T1w" else self.partner(scan)
         if partner is None:
-            return Given(tissues)
+            return Given(edges, tissues)
         other = self.case(partner).prepared
         shown = resample(extend_outside(other.image, other.mask), other.grid, case.prepared.grid)
-        return Given(tissues, lesions, shown)
+        return Given(edges, tissues, lesions, shown)
 
     def healthy(self, method: Method, case: Case) -> tuple[np.ndarray, np.ndarray] | None:
         """Output and truth of the simulation that differs in the planted lesions alone."""
