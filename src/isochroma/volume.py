@@ -112,7 +112,7 @@ def as_scan(
     if not np.isfinite(image.affine).all() or sizes.min() <= 0:
         msg = f"{name}: its affine is not valid. Repair the header's geometry first."
         raise InputError(msg)
-    if sizes.max() > MAX_VOXEL_MM:
+    if sizes.max() > MAX_VOXEL_MM + 0.005:  # headers are rounded
         shown = " x ".join(f"{size:.2f}" for size in sizes)
         msg = (
             f"{name}: voxels of {shown} mm are too thick (at most {MAX_VOXEL_MM} mm). "
