@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ Refine = Literal["local", "paper", "none"]
 Outside = Literal["zero", "source"]
 Dtype = Literal["float32", "input"]
 Precision = Literal["float32", "bfloat16"]
+Runtime = Literal["torch", "openvino"]
 Architecture = Literal["compact", "paper"]
 
 
@@ -91,6 +92,12 @@ def harmonize(
     precision: Annotated[
         Precision, typer.Option(help="Of the network; bfloat16 is faster where the CPU has it.")
     ] = "float32",
+    runtime: Annotated[
+        Runtime, typer.Option(help="What runs the network; openvino is faster on CPUs.")
+    ] = "torch",
+    uncertainty: Annotated[
+        int, typer.Option(min=0, help="Also write a map of the spread over so many runs.")
+    ] = 0,
     preview: Annotated[
         bool, typer.Option("--preview", help="Also write a before/after PNG.")
     ] = False,
@@ -104,7 +111,8 @@ def harmonize(
     """
     from isochroma.volume import load
 
-    targets = plan_outputs(scans, output, preview, overwrite)
+    extra = [*(["preview"] if preview else []), *(["uncertainty"] if uncertainty else [])]
+    targets = plan_outputs(scans, output, extra, overwrite)
     if mask is not None and len(scans) > 1:
         msg = "--mask goes with one scan. Harmonize scans with masks one at a time."
         raise InputError(msg)
@@ -125,26 +133,32 @@ def harmonize(
         outside=outside,
         max_memory_gb=max_memory,
         precision=precision,
+        runtime=runtime,
     )
     given = load(mask) if mask is not None else None
     failed = 0
     with progress_bar() as advance:
         for path, files in targets.items():
             try:
-                harmonize_file(harmonizer, path, files, given, dtype, partial(advance, path.name))
+                doubts = harmonize_file(
+                    harmonizer, path, files, given, dtype, uncertainty, partial(advance, path.name)
+                )
             except InputError as error:
                 failed += 1
                 report(error)
             else:
                 typer.echo(files["image"])
+                for doubt in doubts:
+                    typer.echo(f"isochroma: beware, {path.name}: {doubt}", err=True)
     if failed:
         raise typer.Exit(1)
 
 
 def plan_outputs(
-    scans: list[Path], output: Path, preview: bool, overwrite: bool
+    scans: list[Path], output: Path, extra: Sequence[str], overwrite: bool
 ) -> dict[Path, dict[str, Path]]:
-    """Files that each scan will become: image, mask, sidecar and, if asked, preview.
+    """Files that each scan will become: image, mask, sidecar, and those of preview and uncertainty
+    that `extra` asks for.
 
     Raises
     ------
@@ -165,13 +179,16 @@ def plan_outputs(
         suffix = ".nii.gz" if scan.name.lower().endswith(".nii.gz") else suffix
         image = output if single else output / f"{stem(scan)}_harmonized{suffix}"
         base = image.parent / stem(image)
+        suffix = image.name[len(base.name) :]
         files = {
             "image": image,
-            "mask": base.with_name(f"{base.name}_mask{image.name[len(base.name) :]}"),
+            "mask": base.with_name(f"{base.name}_mask{suffix}"),
             "sidecar": base.with_name(f"{base.name}.json"),
+            "preview": base.with_name(f"{base.name}.png"),
+            "uncertainty": base.with_name(f"{base.name}_uncertainty{suffix}"),
         }
-        if preview:
-            files["preview"] = base.with_name(f"{base.name}.png")
+        optional = {"preview", "uncertainty"} - set(extra)
+        files = {what: path for what, path in files.items() if what not in optional}
         for path in files.values():
             if path in taken:
                 msg = f"{taken[path]} and {scan} would both write {path}. Use two folders."
@@ -194,9 +211,10 @@ def harmonize_file(
     files: dict[str, Path],
     mask: Any,
     dtype: str,
+    uncertainty: int,
     progress: Any,
-) -> None:
-    """Harmonize one file; its outputs appear together, or not at all."""
+) -> list[str]:
+    """Harmonize one file; its outputs appear together, or not at all. Returns the doubts."""
     import nibabel as nib
 
     from isochroma.harmonize import Stopwatch
@@ -206,9 +224,8 @@ def harmonize_file(
     with watch.stage("load"):
         scan = load(path)
     try:
-        result = harmonizer.run(
-            scan, mask, scan.get_data_dtype() if dtype == "input" else dtype, progress
-        )
+        kind = scan.get_data_dtype() if dtype == "input" else dtype
+        result = harmonizer.run(scan, mask, kind, progress, uncertainty)
     except InputError as error:
         msg = f"{path}: {error}"
         raise InputError(msg) from error
@@ -235,7 +252,11 @@ def harmonize_file(
     }
     if "preview" in files:
         writers[files["preview"]] = lambda target: before_after(result, target)
+    spread = result.uncertainty
+    if spread is not None:
+        writers[files["uncertainty"]] = lambda target: nib.save(spread, target)
     write_together(writers)
+    return result.record["Doubts"]
 
 
 def before_after(result: Result, path: Path) -> None:
@@ -269,6 +290,12 @@ def train(
     start_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of patches at t = 0.")
     ] = 0.5,
+    draft_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of patches that train the second pass.")
+    ] = 0.0,
+    draft_copies: Annotated[
+        int, typer.Option(min=1, help="Drafts of each scan, for the second pass.")
+    ] = 3,
     edge_fraction: Annotated[float, typer.Option(help="Edge voxels over brain voxels.")] = 0.16,
     patch_size: Annotated[int, typer.Option(help="Edge of a patch in samples.")] = 64,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 1000,
@@ -317,17 +344,18 @@ def train(
         edge_variants=edge_variants,
         variant_share=variant_share,
         start_share=start_share,
+        draft_share=draft_share,
+        draft_copies=draft_copies,
         validate_every=validate_every,
         checkpoint_every=checkpoint_every,
         seed=seed,
     )
     initial = None
     if start_from is not None:
-        network, known = load_model(start_from)
-        if known.network != config.network:
-            msg = f"{start_from}: its network is {known.network}, not {config.network}."
+        initial = load_model(start_from)
+        if initial[1].network != config.network:
+            msg = f"{start_from}: its network is {initial[1].network}, not {config.network}."
             raise InputError(msg)
-        initial = network.state_dict()
     training.train(
         target,
         output,
@@ -432,6 +460,30 @@ def simulate(
             rows += simulate_file(path, output, preset or list(PRESETS), lesions, seed)
     write_study(output / "study.tsv", [{**row, "site": row["preset"]} for row in rows])
     typer.echo(output / "study.tsv")
+
+
+@app.command()
+def bench(
+    scan: Annotated[Path, typer.Argument(help="A scan, better a whole head of 1 mm.")],
+    model: Annotated[
+        str, typer.Option(help="A shipped model's name, or a model folder.")
+    ] = "default",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    precision: Annotated[Precision, typer.Option(help="Of the network.")] = "float32",
+    runtime: Annotated[Runtime, typer.Option(help="What runs the network.")] = "torch",
+) -> None:
+    """Time each stage on this machine, beside the paper's network: seconds and peak memory."""
+    import tempfile
+
+    from isochroma.bench import measure, paper_network, table
+    from isochroma.harmonize import Harmonizer, choose_device
+
+    harmonizer = Harmonizer.from_pretrained(
+        model, device=device, precision=precision, runtime=runtime
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        costs, voxels = measure(scan, harmonizer, Path(folder) / "harmonized.nii.gz")
+    typer.echo(table(costs, paper_network(voxels, choose_device(device))))
 
 
 @app.command()

@@ -21,15 +21,16 @@ import torch
 from numpy.typing import DTypeLike
 from torch import Tensor
 
-from isochroma import flow
-from isochroma.edges import canny
+from isochroma import flow, trust
+from isochroma.edges import EdgeSettings, canny
 from isochroma.errors import InputError
 from isochroma.model import ModelConfig, load_model
 from isochroma.network import VelocityNetwork
 from isochroma.patches import centroid_of, condition_channels, coordinates, tile_boxes, tile_window
 from isochroma.preprocess import Prepared, brain_mask, from_model_units, prepare
 from isochroma.refine import REFINEMENTS, ascend_correlation, follow_source
-from isochroma.volume import Grid, as_scan, extend_outside, like, resample
+from isochroma.runtime import RUNTIMES, OpenVinoNetwork, choose_network
+from isochroma.volume import Grid, as_scan, extend_outside, like, resample, voxel_sizes
 
 Progress = Callable[[str, int, int], None]
 
@@ -46,6 +47,9 @@ class SamplingSettings:
         Integration of the flow; "euler" with one step gives the posterior mean E[x | edges].
     refine
         "local" (`refine.follow_source`), "paper" (global correlation ascent) or "none".
+    revise
+        Whether the locally refined image is a draft that goes through the flow once more
+        (`flow.DRAFT_TIME`), and is refined again, if the model was trained for it.
     seed
         Of the initial noise.
     """
@@ -53,6 +57,7 @@ class SamplingSettings:
     steps: int = 1
     solver: str = "euler"
     refine: str = "local"
+    revise: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -66,7 +71,7 @@ class SamplingSettings:
                 raise InputError(msg)
 
 
-PAPER_SAMPLING = SamplingSettings(steps=15, solver="midpoint", refine="paper")
+PAPER_SAMPLING = SamplingSettings(steps=15, solver="midpoint", refine="paper", revise=False)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,9 @@ class Result:
         The harmonized scan and its brain mask on the input's grid.
     prepared, output
         Source and harmonized volume on the model grid, model units.
+    uncertainty
+        Standard deviation on the input's grid, in the target's intensity units, if asked for
+        (`trust.uncertainty`).
     record
         For the sidecar: model, settings, seconds for each stage.
     """
@@ -86,11 +94,14 @@ class Result:
     prepared: Prepared
     output: np.ndarray
     record: dict[str, Any]
+    uncertainty: nib.spatialimages.SpatialImage | None = None
 
 
 @dataclass
 class Stopwatch:
-    """Wall-clock seconds of named stages, told to a progress callback as they start."""
+    """Wall-clock seconds of named stages, told to a progress callback as they start; a stage that
+    comes twice is summed.
+    """
 
     progress: Progress | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -102,7 +113,8 @@ class Stopwatch:
             self.progress(name, 0, 1)
         start = time.perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)
+        taken = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.seconds[name] = round(taken, 3)
 
 
 class Harmonizer:
@@ -124,6 +136,8 @@ class Harmonizer:
         Bound on the network's activations; larger heads are computed in blended tiles.
     precision
         Of the network's convolutions: "float32" or "bfloat16" (faster where the processor has it).
+    runtime
+        What runs the network: "torch", or "openvino" (CPU only; torch if it fails its check).
 
     Examples
     --------
@@ -141,14 +155,17 @@ class Harmonizer:
         outside: str = "zero",
         max_memory_gb: float = 8.0,
         precision: str = "float32",
+        runtime: str = "torch",
     ) -> None:
-        for value, known in ((outside, OUTSIDE), (precision, PRECISIONS)):
+        choices = ((outside, OUTSIDE), (precision, PRECISIONS), (runtime, RUNTIMES))
+        for value, known in choices:
             if value not in known:
                 msg = f"{value!r} is unknown; choose one of {', '.join(known)}."
                 raise InputError(msg)
         self.device = choose_device(device)
-        self.network = network.to(self.device)
-        self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        network.to(self.device)
+        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.network = choose_network(network, runtime, precision)
         self.config = config
         self.sampling = sampling or SamplingSettings()
         self.preprocess = dataclasses.replace(config.preprocess, n4=config.preprocess.n4 and n4)
@@ -175,6 +192,7 @@ class Harmonizer:
         mask: nib.spatialimages.SpatialImage | None = None,
         dtype: DTypeLike = np.float32,
         progress: Progress | None = None,
+        uncertainty: int = 0,
     ) -> Result:
         """Harmonize one scan and keep the record.
 
@@ -188,7 +206,12 @@ class Harmonizer:
             Voxel type of the result.
         progress
             Called with (stage, done, total).
+        uncertainty
+            Runs for the uncertainty map, 2 or more; 0 for none.
         """
+        if uncertainty == 1 or uncertainty < 0:
+            msg = f"an uncertainty map takes 2 runs or more, not {uncertainty}."
+            raise InputError(msg)
         scan = as_scan(image)
         kind = np.dtype(dtype)
         if np.issubdtype(kind, np.integer) and np.iinfo(kind).max < self.config.target.upper:
@@ -200,12 +223,12 @@ class Harmonizer:
         watch = Stopwatch(progress)
         with watch.stage("mask"):
             brain, origin = brain_mask(scan, mask)
-        with watch.stage("preprocess"):
-            prepared = prepare(scan, brain, self.preprocess)
+        prepared = prepare(scan, brain, self.preprocess, watch.stage)
         output = self.translate(prepared, watch)
         with watch.stage("restore"):
             values = self.restore(output, prepared, scan, brain)
-        record = {
+        doubts = trust.doubts(prepared, voxel_sizes(scan.affine), self.config.target)
+        record: dict[str, Any] = {
             "Model": self.config.name,
             "ModelSHA256": self.config.sha256,
             "Sampling": dataclasses.asdict(self.sampling),
@@ -213,38 +236,88 @@ class Harmonizer:
             "Edges": dataclasses.asdict(self.config.edges),
             "MaskOrigin": origin,
             "BrainVolumeMl": round(prepared.mask.sum() * self.preprocess.spacing_mm**3 / 1000, 1),
+            "Doubts": doubts,
             "OutsideMask": self.outside,
             "SourceLimits": [prepared.lower, prepared.upper],
             "TargetLimits": [self.config.target.lower, self.config.target.upper],
             "Device": str(self.device),
             "Precision": self.precision,
+            "Runtime": "openvino" if isinstance(self.network, OpenVinoNetwork) else "torch",
             "Seconds": watch.seconds,
         }
-        mask_image = like(brain, scan, np.uint8)
-        return Result(like(values, scan, dtype), mask_image, prepared, output, record)
+        result = Result(
+            like(values, scan, dtype), like(brain, scan, np.uint8), prepared, output, record
+        )
+        if not uncertainty:
+            return result
+        with watch.stage("uncertainty"):
+            deviation = trust.uncertainty(self, prepared, uncertainty, progress)
+        unsure = float((deviation[prepared.mask] > self.config.validation_error).mean())
+        record["Uncertainty"] = {"Runs": uncertainty, "UnsureShare": round(unsure, 4)}
+        if unsure > trust.UNSURE_SHARE:
+            doubts.append(
+                f"{unsure:.0%} of the brain is less certain than the model's error on held-out "
+                "target scans: see the uncertainty map."
+            )
+        scale = (self.config.target.upper - self.config.target.lower) / 2
+        spread = resample(extend_outside(deviation, prepared.mask), prepared.grid, Grid.of(scan))
+        spread_image = like(np.where(brain, np.clip(scale * spread, 0, None), 0), scan, np.float32)
+        return dataclasses.replace(result, uncertainty=spread_image)
 
-    def translate(self, prepared: Prepared, watch: Stopwatch | None = None) -> np.ndarray:
-        """Source to target domain on the model grid: (I, J, K) float32, model units."""
+    def translate(
+        self,
+        prepared: Prepared,
+        watch: Stopwatch | None = None,
+        edges: EdgeSettings | None = None,
+    ) -> np.ndarray:
+        """Source to target domain on the model grid: (I, J, K) float32, model units.
+
+        Parameters
+        ----------
+        prepared
+            The source.
+        watch
+            A clock.
+        edges
+            Edge detector, if not the model's.
+        """
         watch = watch or Stopwatch()
         with watch.stage("edges"):
-            edges = canny(prepared.image, prepared.mask, self.config.edges)
+            edge_map = canny(prepared.image, prepared.mask, edges or self.config.edges)
         with watch.stage("network"):
             output = sample(
                 self.network,
-                edges,
+                edge_map,
                 prepared.mask,
                 self.sampling,
                 self.device,
                 self.preprocess.spacing_mm,
                 self.max_memory_gb,
                 self.precision,
-                watch.progress and (lambda done, total: watch.progress("network", done, total)),
+                progress=watch.progress
+                and (lambda done, total: watch.progress("network", done, total)),
             )
         with watch.stage("refine"):
             if self.sampling.refine == "paper":
                 output = ascend_correlation(output, prepared.image, prepared.mask)
             elif self.sampling.refine == "local":
                 error = self.config.validation_error
+                output = follow_source(output, prepared.image, prepared.mask, error)
+        if self.sampling.refine == "local" and self.sampling.revise and self.config.revises:
+            with watch.stage("revise"):
+                output = sample(
+                    self.network,
+                    edge_map,
+                    prepared.mask,
+                    SamplingSettings(),
+                    self.device,
+                    self.preprocess.spacing_mm,
+                    self.max_memory_gb,
+                    self.precision,
+                    draft=output,
+                )
+            with watch.stage("refine"):
+                error = self.config.revision_error
                 output = follow_source(output, prepared.image, prepared.mask, error)
         return output
 
@@ -278,7 +351,7 @@ def choose_device(name: str) -> torch.device:
 
 @torch.inference_mode()
 def sample(
-    network: VelocityNetwork,
+    network: VelocityNetwork | OpenVinoNetwork,
     edges: np.ndarray,
     mask: np.ndarray,
     sampling: SamplingSettings,
@@ -286,9 +359,10 @@ def sample(
     spacing_mm: float = 1.0,
     max_memory_gb: float = 8.0,
     precision: str = "float32",
+    draft: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Solve the flow from noise to an image with these edges.
+    """Solve the flow to an image with these edges, from noise or from a draft of the image.
 
     Parameters
     ----------
@@ -300,6 +374,8 @@ def sample(
         The whole volume is evaluated at once if its activations fit, else in blended tiles.
     precision
         Of the network's convolutions, a key of `PRECISIONS`; the flow is integrated in float32.
+    draft
+        (I, J, K) in model units.
 
     Returns
     -------
@@ -311,8 +387,13 @@ def sample(
     channels = condition_channels(pad_to_multiple(edges, network.settings.divisor), padded, where)
     condition = torch.from_numpy(channels)[None].to(device)
     inside = torch.from_numpy(padded)[None, None].to(device)
-    generator = torch.Generator().manual_seed(sampling.seed)
-    noise = torch.randn((1, 1, *padded.shape), generator=generator).to(device) * inside
+    if draft is None:
+        generator = torch.Generator().manual_seed(sampling.seed)
+        x, start = torch.randn((1, 1, *padded.shape), generator=generator), 0.0
+    else:
+        known = torch.from_numpy(pad_to_multiple(draft, network.settings.divisor))[None, None]
+        x, start = flow.DRAFT_TIME * known, flow.DRAFT_TIME
+    x = x.to(device) * inside
 
     tile = tile_edge(network, max_memory_gb)
     whole = padded.size <= tile**3
@@ -325,12 +406,14 @@ def sample(
                 return network.forward(x, times, condition).float() * inside
             return tiled(network, x, times, condition, tile) * inside
 
-    output = flow.solve(velocity, noise, sampling.steps, sampling.solver, progress)
+    output = flow.solve(velocity, x, sampling.steps, sampling.solver, progress, start)
     i, j, k = mask.shape
     return output[0, 0, :i, :j, :k].float().cpu().numpy()
 
 
-def tiled(network: VelocityNetwork, x: Tensor, t: Tensor, condition: Tensor, size: int) -> Tensor:
+def tiled(
+    network: VelocityNetwork | OpenVinoNetwork, x: Tensor, t: Tensor, condition: Tensor, size: int
+) -> Tensor:
     """The network's velocity, computed in overlapping tiles blended with a smooth window.
 
     Neighbours share 32 voxels, or a third of a small tile.
@@ -346,7 +429,7 @@ def tiled(network: VelocityNetwork, x: Tensor, t: Tensor, condition: Tensor, siz
     return total / weight
 
 
-def tile_edge(network: VelocityNetwork, max_memory_gb: float) -> int:
+def tile_edge(network: VelocityNetwork | OpenVinoNetwork, max_memory_gb: float) -> int:
     """Edge in voxels of the largest cube whose activations fit into `max_memory_gb`.
 
     At the peak, the last block of the first level holds about twelve maps of its width.
