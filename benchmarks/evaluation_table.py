@@ -19,7 +19,14 @@ SHORT = {
     "segmentation": ("dice mean", "dice mean, classical"),
     "age": ("absolute error", "r2"),
 }
-SHORT_METHODS = ("raw", "histogram matching", "isochroma", "blur", "target mean")
+SHORT_METHODS = (
+    "raw",
+    "histogram matching",
+    "BlindHarmony",
+    "isochroma, paper mode",
+    "isochroma",
+    "target mean",
+)
 
 
 def main() -> None:

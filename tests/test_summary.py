@@ -125,3 +125,11 @@ class TestReport:
         assert lines[0] == "| | scans | ours | absent |"
         assert len(lines) == 4
         assert all(line.endswith("| - |") for line in lines[2:])
+
+    def test_markdown_says_where_a_method_has_fewer_scans(self) -> None:
+        records = [r for r in self.table() if r["measure"] == "ssim"]
+        fewer = [r | {"scans": 4} if r["method"] == "ours" else r for r in records]
+        line = markdown(fewer, ["histogram matching", "ours"]).splitlines()[-1]
+        assert line.endswith("] (n = 4) |")
+        assert line.count("n = ") == 1
+        assert "| 8 |" in line

@@ -161,7 +161,7 @@ def losses(records: Sequence[dict[str, Any]], ours: str) -> list[str]:
 
 def markdown(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> str:
     """The same tables for a README: groups and measures down, methods across; and the scans that
-    all methods' numbers of a row rest on (the most, if they differ).
+    a row's numbers rest on, in the cell too where a method has fewer.
     """
     lines = [
         "| | scans | " + " | ".join(methods) + " |",
@@ -173,12 +173,20 @@ def markdown(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> str:
             for r in records
             if (r["part"], r["group"], r["measure"]) == (part, group, name)
         }
-        values = [cell(row[m]) if m in row else {"mean": None} for m in methods]
-        shown = [f"{v['mean']} {v['interval']}".strip() if v["mean"] else "-" for v in values]
-        title = measure_of(next(iter(row.values()))).title
         scans = max(r["scans"] for r in row.values())
+        shown = [plain(row[m], scans) if m in row else "-" for m in methods]
+        title = measure_of(next(iter(row.values()))).title
         lines.append(f"| {title}, {group} | {scans} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
+
+
+def plain(record: dict[str, Any], scans: int) -> str:
+    """A cell as text; with its number of scans where it is below the row's."""
+    value = cell(record)
+    if not value["mean"]:
+        return "-"
+    count = f"(n = {value['scans']})" if value["scans"] < scans else ""
+    return " ".join(part for part in (value["mean"], value["interval"], count) if part)
 
 
 def png(figure: Figure) -> str:
