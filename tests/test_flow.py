@@ -104,6 +104,24 @@ class TestLoss:
         assert float(result) == 0
 
 
+class TestDrafts:
+    def test_the_drafts_error_takes_the_place_of_the_noise(self) -> None:
+        image, _, _, _ = volumes()
+        draft = image + 0.1 * torch.randn_like(image)
+        t = torch.full((len(image),), flow.DRAFT_TIME)
+        state = flow.interpolate(flow.as_noise(draft, image), image, t)
+        torch.testing.assert_close(state, flow.DRAFT_TIME * draft)
+
+    def test_one_step_from_the_draft(self) -> None:
+        """With the exact velocity, the step ends at the image."""
+        image, _, _, _ = volumes()
+        draft = image + 0.1 * torch.randn_like(image)
+        velocity = image - flow.as_noise(draft, image)
+        start = flow.DRAFT_TIME
+        result = flow.solve(lambda x, t: velocity, start * draft, 1, "euler", start=start)
+        torch.testing.assert_close(result, image)
+
+
 class TestSolvers:
     def test_names(self) -> None:
         assert set(flow.SOLVERS) == set(flow.EVALUATIONS) == set(ORDERS)
@@ -169,6 +187,18 @@ class TestSolvers:
             lambda x, t: x, torch.ones(1), 3, "euler", lambda done, of: seen.append((done, of))
         )
         assert seen == [(1, 3), (2, 3), (3, 3)]
+
+    def test_later_start(self) -> None:
+        """From t = 0.4 on: the times that are left, in equal steps."""
+        times = []
+
+        def velocity(x: Tensor, t: float) -> Tensor:
+            times.append(t)
+            return torch.ones_like(x)
+
+        result = flow.solve(velocity, torch.zeros(1), 3, "euler", start=0.4)
+        assert times == pytest.approx([0.4, 0.6, 0.8])
+        assert float(result) == pytest.approx(0.6)
 
     def test_noise_is_not_changed(self) -> None:
         noise = torch.ones(3)

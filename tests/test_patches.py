@@ -33,12 +33,12 @@ def extract(
     stride: tuple[int, ...] = (1, 1, 1),
     size: int = 8,
     flip: bool = False,
+    draft: np.ndarray | None = None,
 ) -> Patch:
     image = texture() if image is None else image
     edges = sparse_edges() if edges is None else edges
-    return patches.extract(
-        image, mask, edges, CENTROID, np.array(start), np.array(stride), size, flip
-    )
+    where = (CENTROID, np.array(start), np.array(stride))
+    return patches.extract(image, mask, edges, *where, size, flip, draft=draft)
 
 
 class TestCoordinates:

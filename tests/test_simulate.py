@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from conftest import Phantom
+from conftest import Phantom, ball
 from isochroma import simulate
 from isochroma.simulate import SCANNERS, Scanner
 
@@ -113,6 +113,37 @@ class TestRender:
         flat = Scanner(**identity, blur=1.5).render(np.full(unit.shape, 0.5), phantom.mask, rng)
         np.testing.assert_allclose(flat[phantom.mask], 0.5, atol=1e-3)
 
+    def test_blur_along_one_axis(self) -> None:
+        """A step across the blurred axis softens, one across another stays."""
+        scanner = simulate.Scanner((0.0, 1.0), (0.0, 1.0), bias=0, blur=(1.0, 0.0, 0.0), noise=0)
+        everywhere = np.ones((20, 20, 20), dtype=bool)
+        step = (np.arange(20) >= 10).astype(np.float32)
+        rng = np.random.default_rng(0)
+        along = scanner.render(np.broadcast_to(step[:, None, None], (20,) * 3), everywhere, rng)
+        across = scanner.render(np.broadcast_to(step[None, :, None], (20,) * 3), everywhere, rng)
+        assert 0.1 < along[9, 10, 10] < 0.5
+        np.testing.assert_allclose(across[10, :, 10], step, atol=1e-6)
+
+    @pytest.mark.parametrize("outside", [0.0, 1.0])
+    def test_surroundings_reach_the_border_alone(self, outside: float) -> None:
+        mask = ball((40, 40, 40), 15)
+        image = np.full(mask.shape, 0.5)
+        scanner = simulate.Scanner(
+            (0.0, 1.0), (0.0, 1.0), bias=0, blur=0.7, outside=outside, noise=0
+        )
+        result = scanner.render(image, mask, np.random.default_rng(0))
+        rim = mask & ~ndimage.binary_erosion(mask)
+        deep = ndimage.binary_erosion(mask, iterations=5)
+        assert np.abs(result[rim] - 0.5).mean() > 0.05
+        assert np.sign(result[rim].mean() - 0.5) == np.sign(outside - 0.5)
+        np.testing.assert_allclose(result[deep], 0.5, atol=1e-4)
+
+    def test_mottle(self) -> None:
+        everywhere = np.ones((30, 30, 30), dtype=bool)
+        scanner = simulate.Scanner((0.0, 1.0), (0.0, 1.0), bias=0, blur=0, mottle=0.04, noise=0)
+        result = scanner.render(np.full((30, 30, 30), 0.5), everywhere, np.random.default_rng(0))
+        assert result.std() == pytest.approx(0.04, rel=0.01)
+
     def test_bias(self) -> None:
         mask = np.ones((20, 20, 20), dtype=bool)
         scanner = Scanner((0.0, 1.0), (0.0, 1.0), bias=0.25, blur=0, noise=0)
@@ -132,7 +163,11 @@ class TestRandomScanner:
             assert scanner.knots == simulate.KNOTS
             assert 0 <= min(scanner.values) <= max(scanner.values) <= 1
             assert 0 <= scanner.bias <= 0.3
-            assert 0 <= scanner.blur <= 0.7
+            assert 0 <= min(scanner.blur) <= 0.7
+            assert max(scanner.blur) <= 1.5
+            assert np.sum(np.array(scanner.blur) > min(scanner.blur)) <= 1  # thick along one axis
+            assert scanner.outside is None or 0 <= scanner.outside <= 1
+            assert 0 <= scanner.mottle <= 0.05
             assert 0 <= scanner.noise <= 0.04
 
     def test_seeded(self) -> None:

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 
 from fixtures_pipeline import SPACING_MM, config, head, head_image, random_network
 from isochroma import flow, training
+from isochroma.drafts import Example
 from isochroma.errors import InputError
 from isochroma.harmonize import Harmonizer
 from isochroma.model import ModelConfig, load_model
@@ -280,18 +281,19 @@ class TestStream:
 
     def first(self, stream: PatchStream, count: int, workers: int = 0) -> list[torch.Tensor]:
         batches = iter(DataLoader(stream, batch_size=None, num_workers=workers))
-        return [torch.cat(next(batches), dim=1) for _ in range(count)]
+        return [torch.cat(next(batches)[:4], dim=1) for _ in range(count)]
 
     def test_shapes(self, scans: list[TargetScan]) -> None:
-        image, mask, condition = self.stream(scans).batch(0)
-        assert image.shape == mask.shape == (2, 1, 16, 16, 16)
+        image, mask, draft, condition, drafted = self.stream(scans).batch(0)
+        assert image.shape == mask.shape == draft.shape == (2, 1, 16, 16, 16)
+        assert not drafted.any()
         assert condition.shape == (2, 4, 16, 16, 16)
         assert {part.dtype for part in (image, mask, condition)} == {torch.float32}
 
     def test_batch_is_a_function_of_its_number(self, scans: list[TargetScan]) -> None:
         straight = self.first(self.stream(scans), 6)
         for number, batch in enumerate(straight):
-            alone = torch.cat(self.stream(scans).batch(number), dim=1)
+            alone = torch.cat(self.stream(scans).batch(number)[:4], dim=1)
             torch.testing.assert_close(batch, alone, rtol=0, atol=0)
         assert len({float(batch.sum()) for batch in straight}) == 6
 
@@ -311,7 +313,7 @@ class TestStream:
     def test_seed_and_rank_play_a_part(self, scans: list[TargetScan]) -> None:
         streams = [self.stream(scans), self.stream(scans, seed=1)]
         streams.append(self.stream(scans, rank=1))
-        batches = [torch.cat(stream.batch(0), dim=1) for stream in streams]
+        batches = [torch.cat(stream.batch(0)[:4], dim=1) for stream in streams]
         assert not torch.equal(batches[0], batches[1])
         assert not torch.equal(batches[0], batches[2])
         assert not torch.equal(batches[1], batches[2])
@@ -323,11 +325,29 @@ class TestStream:
         maps = np.stack([np.zeros(shape, bool), mask])
         scan = TargetScan("a", np.zeros(shape), mask, maps, np.full(3, 9.5), 0, 1)
         stream = PatchStream([scan], PatchSettings(8, 0.0), 1, seed=0)
-        shares = [float(stream.batch(n)[2][:, 0].mean()) for n in range(200)]
+        shares = [float(stream.batch(n)[3][:, 0].mean()) for n in range(200)]
         assert set(shares) == {-1.0, 1.0}
         assert -0.24 < np.mean(shares) < 0.24
         alone = PatchStream([scan._replace(edges=maps[:1])], PatchSettings(8, 0.0), 1, seed=0)
-        assert all(float(alone.batch(n)[2][:, 0].max()) == -1 for n in range(20))
+        assert all(float(alone.batch(n)[3][:, 0].max()) == -1 for n in range(20))
+
+    def test_share_of_drafts(self) -> None:
+        """An example brings its own image and edges; where it is drawn, the patch says so."""
+        shape = (20, 20, 20)
+        mask = np.ones(shape, bool)
+        example = Example(np.full(shape, 0.5), mask, np.full(shape, 0.25))
+        scan = TargetScan(
+            "a", np.zeros(shape), mask, ~mask[None], np.full(3, 9.5), 0, 1, (example,)
+        )
+        stream = PatchStream([scan], PatchSettings(8, 0.0), 1, seed=0, draft_share=0.75)
+        seen = []
+        for number in range(200):
+            image, _, draft, condition, drafted = stream.batch(number)
+            seen.append(bool(drafted))
+            assert float(image.mean()) == (0.5 if drafted else 0)
+            assert float(draft.mean()) == (0.25 if drafted else 0)
+            assert float(condition[:, 0].mean()) == (1 if drafted else -1)
+        assert 0.65 < np.mean(seen) < 0.85
 
 
 class TestRun:
@@ -435,7 +455,8 @@ class TestRun:
     def test_initial_weights(
         self, run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        initial = random_network(seed=4).state_dict()
+        network = random_network(seed=4)
+        initial = network.state_dict()
         seen: list[dict[str, torch.Tensor]] = []
         loss = flow.loss
 
@@ -445,10 +466,40 @@ class TestRun:
 
         monkeypatch.setattr(training.flow, "loss", spy)
         settings = dataclasses.replace(SETTINGS, steps=2, checkpoint_every=2)
-        run(tmp_path / "model", settings, initial=initial)
+        run(tmp_path / "model", settings, initial=(network, config()))
         assert len(seen) == 2
         assert all(torch.equal(seen[0][name], tensor) for name, tensor in initial.items())
         assert any(not torch.equal(seen[1][name], tensor) for name, tensor in initial.items())
+
+    def test_drafts(
+        self, run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All patches are drafts at their time, with their error for noise; the model revises."""
+        seen: list[tuple[torch.Tensor, ...]] = []
+        loss = flow.loss
+
+        def spy(network: Any, image: Any, mask: Any, *rest: Any) -> Any:
+            seen.append((image, *rest))
+            return loss(network, image, mask, *rest)
+
+        monkeypatch.setattr(training.flow, "loss", spy)
+        settings = dataclasses.replace(
+            SETTINGS, steps=2, checkpoint_every=2, draft_share=1.0, draft_copies=2
+        )
+        known = dataclasses.replace(config(), sha256="0123456789")
+        folder = run(tmp_path / "model", settings, initial=(random_network(seed=4), known))
+        image, _, noise, t, _ = seen[0]
+        assert t.tolist() == pytest.approx([flow.DRAFT_TIME] * 2)
+        state = flow.interpolate(noise, image, t) / flow.DRAFT_TIME
+        assert 0.01 < float((state - image).abs().mean()) < 1  # a draft of the image
+        record = load_model(folder)[1]
+        assert record.revises
+        assert {"val_draft0_psnr", "val_draft1_ssim"} < set(record.training)
+
+    def test_drafts_need_a_model(self, run: Callable[..., Path], tmp_path: Path) -> None:
+        settings = dataclasses.replace(SETTINGS, draft_share=0.5)
+        with pytest.raises(InputError, match="--start-from"):
+            run(tmp_path / "model", settings)
 
     def test_coordinates_are_those_of_use(
         self, run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -270,6 +270,12 @@ def train(
     start_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of patches at t = 0.")
     ] = 0.5,
+    draft_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of patches that train the second pass.")
+    ] = 0.0,
+    draft_copies: Annotated[
+        int, typer.Option(min=1, help="Drafts of each scan, for the second pass.")
+    ] = 3,
     edge_fraction: Annotated[float, typer.Option(help="Edge voxels over brain voxels.")] = 0.16,
     patch_size: Annotated[int, typer.Option(help="Edge of a patch in samples.")] = 64,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 1000,
@@ -318,17 +324,18 @@ def train(
         edge_variants=edge_variants,
         variant_share=variant_share,
         start_share=start_share,
+        draft_share=draft_share,
+        draft_copies=draft_copies,
         validate_every=validate_every,
         checkpoint_every=checkpoint_every,
         seed=seed,
     )
     initial = None
     if start_from is not None:
-        network, known = load_model(start_from)
-        if known.network != config.network:
-            msg = f"{start_from}: its network is {known.network}, not {config.network}."
+        initial = load_model(start_from)
+        if initial[1].network != config.network:
+            msg = f"{start_from}: its network is {initial[1].network}, not {config.network}."
             raise InputError(msg)
-        initial = network.state_dict()
     training.train(
         target,
         output,

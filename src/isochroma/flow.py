@@ -9,6 +9,11 @@ The state lives in the brain mask: outside it is 0 at every t.
 
 One Euler step from t = 0 gives eps + v(eps, 0, e) = E[x | e], the posterior mean; more steps add
 texture that the edges do not determine.
+
+A draft y of the image, whose error has about the size of the noise in x_t / t, can stand for
+x_t / t: the flow is entered at t = DRAFT_TIME with the state t y, and one Euler step to t = 1 gives
+the posterior mean E[x | y, e]. For that the network is trained on drafts too, whose error takes the
+place of the noise (`as_noise`).
 """
 
 from __future__ import annotations
@@ -20,11 +25,18 @@ from torch import Tensor
 
 Velocity = Callable[[Tensor, float], Tensor]
 
+DRAFT_TIME = 0.9
+
 
 def interpolate(noise: Tensor, image: Tensor, t: Tensor) -> Tensor:
     """x_t = (1 - t) eps + t x, for (B, 1, I, J, K) volumes and t of shape (B,)."""
     t = t.view(-1, *[1] * (image.ndim - 1))
     return (1 - t) * noise + t * image
+
+
+def as_noise(draft: Tensor, image: Tensor) -> Tensor:
+    """The eps for which x_t = t draft at t = DRAFT_TIME: t / (1 - t) (draft - image)."""
+    return DRAFT_TIME / (1 - DRAFT_TIME) * (draft - image)
 
 
 def loss(
@@ -82,18 +94,19 @@ EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2}
 
 def solve(
     velocity: Velocity,
-    noise: Tensor,
+    x: Tensor,
     steps: int,
     solver: str = "midpoint",
     progress: Callable[[int, int], None] | None = None,
+    start: float = 0.0,
 ) -> Tensor:
-    """Integrate dx/dt = v(x, t) from t = 0 (noise) to t = 1 in equal steps.
+    """Integrate dx/dt = v(x, t) from t = `start` (0: noise) to t = 1 in equal steps.
 
     Parameters
     ----------
     velocity
         Maps the state and the time to the velocity, of the state's shape.
-    noise
+    x
         Initial state, any shape.
     steps
         Number of steps, 1 or more.
@@ -101,6 +114,8 @@ def solve(
         "euler", "midpoint" or "heun".
     progress
         Called with (steps done, steps in all).
+    start
+        Time of the initial state, in [0, 1).
     """
     if solver not in SOLVERS:
         msg = f"solver {solver!r} is unknown; choose one of {', '.join(SOLVERS)}"
@@ -108,10 +123,9 @@ def solve(
     if steps < 1:
         msg = f"steps must be 1 or more, not {steps}"
         raise ValueError(msg)
-    step = SOLVERS[solver]
-    x = noise
+    step, dt = SOLVERS[solver], (1 - start) / steps
     for index in range(steps):
-        x = step(velocity, x, index / steps, 1 / steps)
+        x = step(velocity, x, start + index * dt, dt)
         if progress is not None:
             progress(index + 1, steps)
     return x

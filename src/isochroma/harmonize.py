@@ -46,6 +46,9 @@ class SamplingSettings:
         Integration of the flow; "euler" with one step gives the posterior mean E[x | edges].
     refine
         "local" (`refine.follow_source`), "paper" (global correlation ascent) or "none".
+    revise
+        Whether the locally refined image is a draft that goes through the flow once more
+        (`flow.DRAFT_TIME`), if the model was trained for it.
     seed
         Of the initial noise.
     """
@@ -53,6 +56,7 @@ class SamplingSettings:
     steps: int = 1
     solver: str = "euler"
     refine: str = "local"
+    revise: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -238,7 +242,8 @@ class Harmonizer:
                 self.preprocess.spacing_mm,
                 self.max_memory_gb,
                 self.precision,
-                watch.progress and (lambda done, total: watch.progress("network", done, total)),
+                progress=watch.progress
+                and (lambda done, total: watch.progress("network", done, total)),
             )
         with watch.stage("refine"):
             if self.sampling.refine == "paper":
@@ -246,6 +251,19 @@ class Harmonizer:
             elif self.sampling.refine == "local":
                 error = self.config.validation_error
                 output = follow_source(output, prepared.image, prepared.mask, error)
+        if self.sampling.refine == "local" and self.sampling.revise and self.config.revises:
+            with watch.stage("revise"):
+                output = sample(
+                    self.network,
+                    edges,
+                    prepared.mask,
+                    SamplingSettings(),
+                    self.device,
+                    self.preprocess.spacing_mm,
+                    self.max_memory_gb,
+                    self.precision,
+                    draft=output,
+                )
         return output
 
     def restore(
@@ -286,9 +304,10 @@ def sample(
     spacing_mm: float = 1.0,
     max_memory_gb: float = 8.0,
     precision: str = "float32",
+    draft: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Solve the flow from noise to an image with these edges.
+    """Solve the flow to an image with these edges, from noise or from a draft of the image.
 
     Parameters
     ----------
@@ -300,6 +319,8 @@ def sample(
         The whole volume is evaluated at once if its activations fit, else in blended tiles.
     precision
         Of the network's convolutions, a key of `PRECISIONS`; the flow is integrated in float32.
+    draft
+        (I, J, K) in model units.
 
     Returns
     -------
@@ -311,8 +332,13 @@ def sample(
     channels = condition_channels(pad_to_multiple(edges, network.settings.divisor), padded, where)
     condition = torch.from_numpy(channels)[None].to(device)
     inside = torch.from_numpy(padded)[None, None].to(device)
-    generator = torch.Generator().manual_seed(sampling.seed)
-    noise = torch.randn((1, 1, *padded.shape), generator=generator).to(device) * inside
+    if draft is None:
+        generator = torch.Generator().manual_seed(sampling.seed)
+        x, start = torch.randn((1, 1, *padded.shape), generator=generator), 0.0
+    else:
+        known = torch.from_numpy(pad_to_multiple(draft, network.settings.divisor))[None, None]
+        x, start = flow.DRAFT_TIME * known, flow.DRAFT_TIME
+    x = x.to(device) * inside
 
     tile = tile_edge(network, max_memory_gb)
     whole = padded.size <= tile**3
@@ -325,7 +351,7 @@ def sample(
                 return network.forward(x, times, condition).float() * inside
             return tiled(network, x, times, condition, tile) * inside
 
-    output = flow.solve(velocity, noise, sampling.steps, sampling.solver, progress)
+    output = flow.solve(velocity, x, sampling.steps, sampling.solver, progress, start)
     i, j, k = mask.shape
     return output[0, 0, :i, :j, :k].float().cpu().numpy()
 

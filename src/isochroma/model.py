@@ -72,6 +72,11 @@ class ModelConfig:
         score = self.training.get("val_psnr")
         return 0.2 if score is None else 2 * 10 ** (-score / 20)
 
+    @property
+    def revises(self) -> bool:
+        """Whether the network was trained on drafts (`flow.DRAFT_TIME`)."""
+        return self.training.get("draft_share", 0) > 0
+
 
 def from_dict(kind: type[Settings], values: dict[str, Any], where: str = "config") -> Settings:
     """Build a settings dataclass from plain JSON values.

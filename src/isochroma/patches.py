@@ -32,10 +32,13 @@ class PatchSettings:
 
 
 class Patch(NamedTuple):
-    """One training example, all float32: image and mask (1, S, S, S), condition (4, S, S, S)."""
+    """One training example, all float32: image, mask and draft (1, S, S, S; the draft 0 if there
+    is none), condition (4, S, S, S).
+    """
 
     image: np.ndarray
     mask: np.ndarray
+    draft: np.ndarray
     condition: np.ndarray
 
 
@@ -96,6 +99,7 @@ def draw(
     settings: PatchSettings,
     rng: np.random.Generator,
     spacing_mm: float = 1.0,
+    draft: np.ndarray | None = None,
 ) -> Patch:
     """Draw one patch at a random place, with a random stride and a random left-right flip.
 
@@ -105,6 +109,8 @@ def draw(
         (I, J, K) volumes on the model grid, cropped to the brain: model units, bool, bool.
     centroid
         (3,) the mask's centroid, voxels.
+    draft
+        (I, J, K) in model units, if there is one.
     """
     size = settings.size
     shape = np.array(image.shape)
@@ -115,9 +121,8 @@ def draw(
             stride = rng.integers(1, span + 1)
     slack = shape - size * stride
     start = rng.integers(np.minimum(slack, 0), np.maximum(slack, 0) + 1)
-    return extract(
-        image, mask, edges, centroid, start, stride, size, bool(rng.random() < 0.5), spacing_mm
-    )
+    flip = bool(rng.random() < 0.5)
+    return extract(image, mask, edges, centroid, start, stride, size, flip, spacing_mm, draft=draft)
 
 
 def extract(
@@ -130,6 +135,7 @@ def extract(
     size: int,
     flip: bool = False,
     spacing_mm: float = 1.0,
+    draft: np.ndarray | None = None,
 ) -> Patch:
     """The patch of `size`^3 samples from voxel `start` at `stride`; voxels beyond the volume are
     outside the mask. `flip` mirrors the anatomy, position included, left to right.
@@ -146,17 +152,22 @@ def extract(
 
     inside = blocks(mask).astype(np.float32)
     count = inside.sum((1, 3, 5))
-    total = (blocks(image).astype(np.float32) * inside).sum((1, 3, 5))
     sampled_mask = (count >= np.prod(stride) / 2).astype(np.float32)
-    sampled = total / np.maximum(count, 1) * sampled_mask
+
+    def average(volume: np.ndarray) -> np.ndarray:
+        total = (blocks(volume).astype(np.float32) * inside).sum((1, 3, 5))
+        return total / np.maximum(count, 1) * sampled_mask
+
+    sampled = average(image)
+    sampled_draft = np.zeros_like(sampled) if draft is None else average(draft)
     sampled_edges = blocks(edges).max((1, 3, 5)) * sampled_mask
     where = coordinates(centroid, start, (size,) * 3, stride, spacing_mm)
     condition = condition_channels(sampled_edges, sampled_mask, where)
+    volumes = [sampled[None], sampled_mask[None], sampled_draft[None], condition]
     if flip:
-        sampled, sampled_mask = sampled[::-1], sampled_mask[::-1]
-        condition = condition[:, ::-1].copy()
         condition[1] *= -1
-    return Patch(*(np.ascontiguousarray(a) for a in (sampled[None], sampled_mask[None], condition)))
+        volumes = [volume[:, ::-1] for volume in volumes]
+    return Patch(*(np.ascontiguousarray(volume) for volume in volumes))
 
 
 def tile_boxes(

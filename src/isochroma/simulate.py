@@ -27,7 +27,11 @@ class Scanner:
     bias
         Peak deviation of the smooth multiplicative field from 1.
     blur
-        Gaussian sigma in voxels.
+        Gaussian sigma in voxels, one for all axes or one for each.
+    outside
+        Signal of what lies around the brain, which the blur mixes into its border; None for none.
+    mottle
+        Standard deviation of a signal of its own, lumps of 2 voxels, that the target does not show.
     noise
         Standard deviation of each channel of the Rician noise, relative to full intensity.
     """
@@ -35,7 +39,9 @@ class Scanner:
     knots: tuple[float, ...]
     values: tuple[float, ...]
     bias: float = 0.2
-    blur: float = 0.5
+    blur: float | tuple[float, ...] = 0.5
+    outside: float | None = None
+    mottle: float = 0.0
     noise: float = 0.02
 
     def render(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -56,9 +62,16 @@ class Scanner:
         """
         signal = PchipInterpolator(self.knots, self.values)(np.clip(image, 0, 1))
         signal = np.where(mask, signal, 0).astype(np.float32)
-        if self.blur > 0:
+        if np.max(self.blur) > 0:
             weight = ndimage.gaussian_filter(mask.astype(np.float32), self.blur)
-            signal = ndimage.gaussian_filter(signal, self.blur) / np.maximum(weight, 1e-3)
+            signal = ndimage.gaussian_filter(signal, self.blur)
+            if self.outside is None:
+                signal /= np.maximum(weight, 1e-3)
+            else:
+                signal += (1 - weight) * self.outside
+        if self.mottle > 0:
+            lumps = ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), 2)
+            signal += self.mottle / lumps.std() * lumps
         signal *= bias_field(image.shape, self.bias, rng)
         real = signal + self.noise * rng.standard_normal(image.shape, dtype=np.float32)
         imaginary = self.noise * rng.standard_normal(image.shape, dtype=np.float32)
@@ -88,8 +101,9 @@ def bias_field(shape: tuple[int, ...], peak: float, rng: np.random.Generator) ->
 
 
 def random_scanner(rng: np.random.Generator) -> Scanner:
-    """A scanner nobody built: random intensity map (rising, falling or neither), bias, blur and
-    noise. Neighbouring knots differ by 0.1 or more, so that no boundary vanishes.
+    """A scanner nobody built: random intensity map (rising, falling or neither), bias, blur (one
+    axis more in every fourth: thick slices), surroundings, mottle and noise. Neighbouring knots
+    differ by 0.1 or more, so that no boundary vanishes.
     """
     while True:
         values = rng.uniform(0, 1, len(KNOTS))
@@ -98,10 +112,15 @@ def random_scanner(rng: np.random.Generator) -> Scanner:
             values = np.sort(values) if order == "rising" else np.sort(values)[::-1]
         if np.abs(np.diff(values)).min() >= 0.1:
             break
+    blur = np.full(3, rng.uniform(0, 0.7))
+    if rng.random() < 0.25:
+        blur[rng.integers(3)] += rng.uniform(0, 0.8)
     return Scanner(
         KNOTS,
         tuple(values),
         bias=rng.uniform(0, 0.3),
-        blur=rng.uniform(0, 0.7),
+        blur=tuple(blur),
+        outside=rng.uniform(0, 1) if rng.random() < 0.5 else None,
+        mottle=rng.uniform(0, 0.05),
         noise=rng.uniform(0, 0.04),
     )

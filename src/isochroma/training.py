@@ -31,9 +31,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from isochroma import flow, metrics, patches
+from isochroma.drafts import Example, make_example
 from isochroma.edges import canny
 from isochroma.errors import InputError
-from isochroma.harmonize import SamplingSettings, sample
+from isochroma.harmonize import Harmonizer, SamplingSettings, sample
 from isochroma.model import ModelConfig, TargetDomain, save_model
 from isochroma.network import VelocityNetwork, loss_weight
 from isochroma.patches import PatchSettings
@@ -64,6 +65,8 @@ class TrainingSettings:
     start_share
         Share of the patches at t = 0, where the edges alone must tell the image; the others' t is
         uniform (0: the paper's training). The optimum of the loss at each t stays what it is.
+    draft_share, draft_copies
+        Share of the patches that train the second pass, and of how many copies of each scan.
     validate_every
         Steps between validations; a checkpoint is written at each, and every `checkpoint_every`.
     seed
@@ -79,13 +82,17 @@ class TrainingSettings:
     edge_variants: int = 3
     variant_share: float = 0.5
     start_share: float = 0.5
+    draft_share: float = 0.0
+    draft_copies: int = 3
     validate_every: int = 1000
     checkpoint_every: int = 200
     seed: int = 0
 
 
 class TargetScan(NamedTuple):
-    """One cached scan: (I, J, K) image, mask; (V, I, J, K) edge maps, the scan's own first."""
+    """One cached scan: (I, J, K) image, mask; (V, I, J, K) edge maps, the scan's own first; and
+    examples for the second pass, if there are any.
+    """
 
     name: str
     image: np.ndarray
@@ -94,6 +101,7 @@ class TargetScan(NamedTuple):
     centroid: np.ndarray
     lower: float
     upper: float
+    examples: tuple[Example, ...] = ()
 
 
 # ---------------------------------------------------------------- target scans and their cache
@@ -170,6 +178,31 @@ def cache_scan(path: Path, folder: Path, config: ModelConfig, variants: int) -> 
     return cached
 
 
+def cache_examples(cached: Path, harmonizer: Harmonizer, count: int) -> None:
+    """Make `count` examples for the second pass beside a cached scan, unless they are there."""
+    scan = open_cached(cached)
+    folder = cached / f"drafts-{harmonizer.config.sha256[:8]}"
+    image, mask = np.asarray(scan.image, dtype=np.float32), np.asarray(scan.mask)
+    for number in range(count):
+        if (folder / str(number) / "draft.npy").is_file():
+            continue
+        seed = [int(cached.name[-8:], 16), number]
+        example = make_example(image, mask, harmonizer, np.random.default_rng(seed))
+        (folder / str(number)).mkdir(parents=True, exist_ok=True)
+        for name, volume in example._asdict().items():  # the draft last: with it, all is there
+            kind = volume.dtype if volume.dtype == bool else np.float16
+            np.save(folder / str(number) / f"{name}.npy", volume.astype(kind))
+
+
+def open_examples(cached: Path, model: str, count: int) -> tuple[Example, ...]:
+    """Memory-map `count` examples that the model of this hash made."""
+    folders = [cached / f"drafts-{model[:8]}" / str(number) for number in range(count)]
+    return tuple(
+        Example(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in Example._fields))
+        for folder in folders
+    )
+
+
 def open_cached(folder: Path) -> TargetScan:
     """Memory-map a cached scan."""
     image, mask, edges = (
@@ -208,6 +241,7 @@ class PatchStream(IterableDataset):
         batch_size: int,
         seed: int,
         variant_share: float = 0.5,
+        draft_share: float = 0.0,
         first_step: int = 0,
         rank: int = 0,
         spacing_mm: float = 1.0,
@@ -217,12 +251,15 @@ class PatchStream(IterableDataset):
         self.batch_size = batch_size
         self.seed = seed
         self.variant_share = variant_share
+        self.draft_share = draft_share
         self.first_step = first_step
         self.rank = rank
         self.spacing_mm = spacing_mm
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        """Batch number `step`: image and mask (B, 1, S, S, S), condition (B, 4, S, S, S)."""
+        """Batch number `step`: image, mask and draft (B, 1, S, S, S), condition (B, 4, S, S, S),
+        and (B,) bool, which have a draft.
+        """
         rng = np.random.default_rng([self.seed, self.rank, step])
         drawn = []
         for _ in range(self.batch_size):
@@ -231,9 +268,12 @@ class PatchStream(IterableDataset):
             variant = (
                 rng.integers(1, copies + 1) if copies and rng.random() < self.variant_share else 0
             )
-            edges = scan.edges[variant]
-            volumes = (scan.image, scan.mask, edges, scan.centroid)
-            drawn.append(patches.draw(*volumes, self.settings, rng, self.spacing_mm))
+            image, edges, draft = scan.image, scan.edges[variant], None
+            if scan.examples and rng.random() < self.draft_share:
+                image, edges, draft = scan.examples[rng.integers(len(scan.examples))]
+            volumes = (image, scan.mask, edges, scan.centroid)
+            patch = patches.draw(*volumes, self.settings, rng, self.spacing_mm, draft)
+            drawn.append((*patch, np.array(draft is not None)))
         return tuple(torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
@@ -259,6 +299,7 @@ class FlowTraining(lightning.LightningModule):
         folder: Path,
         workers: int = 0,
         compile_network: bool = False,
+        drafts_by: str = "",
     ) -> None:
         super().__init__()
         self.config = config
@@ -266,20 +307,27 @@ class FlowTraining(lightning.LightningModule):
         self.scans = scans
         self.folder = folder
         self.workers = workers
+        self.drafts_by = drafts_by
         torch.manual_seed(settings.seed)
         self.network = VelocityNetwork(config.network)
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if compile_network:
             self.network.compile()
 
+    def opened(self, path: Path) -> TargetScan:
+        """A cached scan, with its examples for the second pass."""
+        count = self.settings.draft_copies if self.settings.draft_share else 0
+        return open_cached(path)._replace(examples=open_examples(path, self.drafts_by, count))
+
     def train_dataloader(self) -> DataLoader:
         """Patches, from the present step on."""
         stream = PatchStream(
-            [open_cached(path) for path in self.scans["train"]],
+            [self.opened(path) for path in self.scans["train"]],
             self.config.patches,
             self.settings.batch_size,
             self.settings.seed,
             variant_share=self.settings.variant_share,
+            draft_share=self.settings.draft_share,
             first_step=self.global_step,
             rank=self.global_rank,
             spacing_mm=self.config.preprocess.spacing_mm,
@@ -292,7 +340,7 @@ class FlowTraining(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         """Flow-matching loss of one batch, noise and times drawn from (seed, rank, step)."""
-        image, mask, condition = batch
+        image, mask, draft, condition, drafted = batch
         generator = torch.Generator(self.device)
         key = [self.settings.seed, self.global_rank, self.global_step]
         generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
@@ -300,6 +348,9 @@ class FlowTraining(lightning.LightningModule):
         t = torch.rand(len(image), generator=generator, device=self.device)
         start = torch.rand(len(image), generator=generator, device=self.device)
         t = torch.where(start < self.settings.start_share, 0, t)
+        t = torch.where(drafted, flow.DRAFT_TIME, t)
+        where = drafted.view(-1, 1, 1, 1, 1)
+        noise = torch.where(where, flow.as_noise(draft, image), noise)
         weight = loss_weight(t, self.config.network.data_std)
         loss = flow.loss(self.network, image, mask, condition, noise, t, weight)
         if not torch.isfinite(loss):
@@ -331,25 +382,38 @@ class FlowTraining(lightning.LightningModule):
         schedule.base_lrs = [self.settings.learning_rate] * len(schedule.base_lrs)
 
     def validation_step(self, index: int, batch_index: int) -> None:
-        """Reconstruct one held-out target scan from its own edges, by one Euler step."""
-        scan = open_cached(self.scans["val"][index])
+        """Reconstruct one held-out target scan from its own edges, by one Euler step; and from its
+        drafts, if there are any.
+        """
+        scan = self.opened(self.scans["val"][index])
         mask = np.asarray(scan.mask)
-        truth = np.asarray(scan.image, dtype=np.float32)
-        spacing = self.config.preprocess.spacing_mm
-        output = sample(self.network, scan.edges[0], mask, SamplingSettings(), self.device, spacing)
-        unit, true_unit = (from_model_units(volume, 0, 1) for volume in (output, truth))
-        scores = {
-            "val_psnr": metrics.psnr(output, truth, mask, data_range=2),
-            "val_ssim": metrics.ssim(unit, true_unit, mask, 1),
-        }
-        self.log_dict(scores, prog_bar=True, batch_size=1, sync_dist=True)
+        shown: dict[str, np.ndarray] = {}
+        cases: dict[str, tuple[Any, Any, Any]] = {"val": (scan.image, scan.edges[0], None)}
+        for number, example in enumerate(scan.examples):
+            cases[f"val_draft{number}"] = (example.image, example.edges, example.draft)
+        for name, (image, edges, draft) in cases.items():
+            truth = np.asarray(image, dtype=np.float32)
+            output = sample(
+                self.network,
+                edges,
+                mask,
+                SamplingSettings(),
+                self.device,
+                self.config.preprocess.spacing_mm,
+                draft=None if draft is None else np.asarray(draft, dtype=np.float32),
+            )
+            shown |= {f"{name}: truth": truth, f"{name}: output": output}
+            shown[f"{name}: input"] = edges * 2.0 - 1 if draft is None else draft
+            unit, true_unit = (from_model_units(volume, 0, 1) for volume in (output, truth))
+            scores = {
+                f"{name}_psnr": metrics.psnr(output, truth, mask, data_range=2),
+                f"{name}_ssim": metrics.ssim(unit, true_unit, mask, 1),
+            }
+            self.log_dict(scores, prog_bar=True, batch_size=1, sync_dist=True)
         if batch_index == 0 and self.trainer.is_global_zero:
             from isochroma.preview import save_preview
 
-            save_preview(
-                self.folder / "previews" / f"step-{self.global_step:06d}.png",
-                {"edges": scan.edges[0] * 2.0 - 1, "from edges": output, "truth": truth},
-            )
+            save_preview(self.folder / "previews" / f"step-{self.global_step:06d}.png", shown)
 
 
 class Export(lightning.Callback):
@@ -398,7 +462,7 @@ def train(
     workers: int = 0,
     compile_network: bool = False,
     cache: Path | None = None,
-    initial: dict[str, Tensor] | None = None,
+    initial: tuple[VelocityNetwork, ModelConfig] | None = None,
 ) -> Path:
     """Train on the scans of `target`; leave the model, its logs and checkpoints in `folder`.
 
@@ -421,7 +485,7 @@ def train(
     cache
         Where preprocessed scans are kept; `folder/cache` by default.
     initial
-        Weights to start from instead of random ones.
+        Model to start from instead of random weights; it makes the drafts, too.
 
     Returns
     -------
@@ -440,11 +504,20 @@ def train(
         for number, path in enumerate(paths, 1):
             logger.info("preparing %s scan %d of %d: %s", split, number, len(paths), path.name)
             scans[split].append(cache_scan(path, cache, config, settings.edge_variants))
+    if settings.draft_share:
+        if initial is None:
+            msg = "drafts are made by a trained model. Give one to start from (--start-from)."
+            raise InputError(msg)
+        first_pass = Harmonizer(*initial, SamplingSettings(revise=False))
+        for number, path in enumerate([*scans["train"], *scans["val"]], 1):
+            logger.info("drafts of scan %d: %s", number, path.name)
+            cache_examples(path, first_pass, settings.draft_copies)
     domain = describe_target([open_cached(path) for path in scans["train"]])
     config = dataclasses.replace(config, target=domain)
-    module = FlowTraining(config, settings, scans, folder, workers, compile_network)
+    drafts_by = initial[1].sha256 if initial else ""
+    module = FlowTraining(config, settings, scans, folder, workers, compile_network, drafts_by)
     if initial is not None:
-        module.network.load_state_dict(initial)
+        module.network.load_state_dict(initial[0].state_dict())
     checkpoints = ModelCheckpoint(
         folder / "checkpoints",
         filename="last",
