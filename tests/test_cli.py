@@ -141,21 +141,31 @@ class TestBasic:
         assert record["Model"] == "tiny"
         weights = (model / "weights.safetensors").read_bytes()
         assert record["ModelSHA256"] == hashlib.sha256(weights).hexdigest()
-        sampling = {"steps": 2, "solver": "heun", "refine": "local", "seed": 5}
+        sampling = {"steps": 2, "solver": "heun", "refine": "local", "revise": True, "seed": 5}
         assert record["Sampling"] == sampling
         assert record["Preprocessing"]["n4"] is False
         assert record["OutsideMask"] == "source"
         assert record["MaskOrigin"] == "stripped"
         assert record["Device"] == "cpu"
-        stages = {"load", "mask", "preprocess", "edges", "network", "refine", "restore", "save"}
+        stages = {
+            "load",
+            "mask",
+            "resample",
+            "scale",
+            "edges",
+            "network",
+            "refine",
+            "restore",
+            "save",
+        }
         assert set(record["Seconds"]) == stages
 
     def test_paper_option(self, command: Command, scan: Path, out: Path, model: Path) -> None:
         done = command("harmonize", scan, "-o", out, "--model", model, "--paper", "--steps", 2)
         assert done.code == 0
         record = json.loads((out / "sub-01_T1w_harmonized.json").read_text())
-        expected = {"steps": 2, "solver": "midpoint", "refine": "paper", "seed": 0}
-        assert record["Sampling"] == expected
+        expected = {"steps": 2, "solver": "midpoint", "refine": "paper", "revise": False}
+        assert record["Sampling"] == {**expected, "seed": 0}
 
     def test_preview(self, command: Command, scan: Path, out: Path, model: Path) -> None:
         assert command("harmonize", scan, "-o", out, "--model", model, "--preview").code == 0

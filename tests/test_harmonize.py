@@ -404,7 +404,7 @@ class AnalyticNetworkOf(torch.nn.Module):
 
 class TestSampling:
     def test_paper_is_15_midpoint_steps_and_refinement(self) -> None:
-        assert SamplingSettings(15, "midpoint", "paper", 0) == PAPER_SAMPLING
+        assert SamplingSettings(15, "midpoint", "paper", False, 0) == PAPER_SAMPLING
         network = AnalyticNetwork(lambda condition: condition[:, :1])
         mask = np.ones((8, 8, 8), bool)
         told: list[tuple[int, int]] = []
@@ -415,7 +415,7 @@ class TestSampling:
         assert told == [(n, 15) for n in range(1, 16)]
 
     def test_default_is_one_evaluation_at_the_start(self) -> None:
-        assert SamplingSettings() == SamplingSettings(1, "euler", "local", 0)
+        assert SamplingSettings() == SamplingSettings(1, "euler", "local", True, 0)
         network = AnalyticNetwork(lambda condition: condition[:, :1])
         mask = np.ones((8, 8, 8), bool)
         sample(network, mask, mask, SamplingSettings())
@@ -449,6 +449,34 @@ class TestSampling:
         expected = follow_source(runs[0].output, source.image, source.mask, 0.2)
         np.testing.assert_array_equal(runs[1].output, expected)
         assert np.abs(expected - runs[0].output).max() > 0.01
+
+    def test_second_pass(self) -> None:
+        """Of a model that was trained for it: one Euler step from the draft, at its time."""
+        draft = Harmonizer(random_network(), config(), device="cpu").run(head_image())
+        trained = config(training={"draft_share": 0.5})
+        harmonizer = Harmonizer(random_network(), trained, device="cpu")
+        twice = harmonizer.run(head_image())
+        mask = draft.prepared.mask
+        edges = canny(draft.prepared.image, mask, trained.edges)
+        expected = sample(
+            random_network(), edges, mask, SamplingSettings(), spacing_mm=2.0, draft=draft.output
+        )
+        np.testing.assert_allclose(twice.output, expected, atol=1e-5)
+        assert np.abs(expected - draft.output).max() > 0.01
+        assert "revise" in twice.record["Seconds"]
+
+    def test_second_pass_can_be_left_out(self) -> None:
+        trained = config(training={"draft_share": 0.5})
+        draft, left_out, unrefined = (
+            Harmonizer(random_network(), model, sampling, device="cpu").run(head_image())
+            for model, sampling in (
+                (config(), SamplingSettings()),
+                (trained, SamplingSettings(revise=False)),
+                (trained, SamplingSettings(refine="none")),
+            )
+        )
+        np.testing.assert_array_equal(left_out.output, draft.output)
+        assert "revise" not in unrefined.record["Seconds"]
 
     def test_paper_refinement_raises_the_correlation(self) -> None:
         unrefined = SamplingSettings(refine="none")
@@ -521,14 +549,15 @@ class TestRecord:
         assert json.loads(json.dumps(record)) == json.loads(json.dumps(record, default=str))
         assert record["Model"] == "tiny"
         assert record["ModelSHA256"] == "abc"
-        assert record["Sampling"] == {"steps": 1, "solver": "euler", "refine": "local", "seed": 7}
+        sampling = {"steps": 1, "solver": "euler", "refine": "local", "revise": True, "seed": 7}
+        assert record["Sampling"] == sampling
         assert record["Preprocessing"]["spacing_mm"] == SPACING_MM
         assert record["BrainVolumeMl"] == pytest.approx(239, abs=6)
         assert record["TargetLimits"] == [100.0, 500.0]
         low, high = record["SourceLimits"]
         assert 150 < low < 300
         assert 850 < high < 1100
-        stages = ["mask", "preprocess", "edges", "network", "refine", "restore"]
+        stages = ["mask", "resample", "scale", "edges", "network", "refine", "restore"]
         assert list(record["Seconds"]) == stages
         assert all(seconds >= 0 for seconds in record["Seconds"].values())
 
@@ -536,7 +565,7 @@ class TestRecord:
         told: list[tuple[str, int, int]] = []
         harmonizer.run(head_image(), progress=lambda *step: told.append(step))
         names = list(dict.fromkeys(name for name, _, _ in told))
-        assert names == ["mask", "preprocess", "edges", "network", "refine", "restore"]
+        assert names == ["mask", "resample", "scale", "edges", "network", "refine", "restore"]
         assert ("network", 1, 1) in told
 
 

@@ -443,6 +443,27 @@ def simulate(
 
 
 @app.command()
+def bench(
+    scan: Annotated[Path, typer.Argument(help="A scan, better a whole head of 1 mm.")],
+    model: Annotated[
+        str, typer.Option(help="A shipped model's name, or a model folder.")
+    ] = "default",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    precision: Annotated[Precision, typer.Option(help="Of the network.")] = "float32",
+) -> None:
+    """Time each stage on this machine, beside the paper's network: seconds and peak memory."""
+    import tempfile
+
+    from isochroma.bench import measure, paper_network, table
+    from isochroma.harmonize import Harmonizer, choose_device
+
+    harmonizer = Harmonizer.from_pretrained(model, device=device, precision=precision)
+    with tempfile.TemporaryDirectory() as folder:
+        costs, voxels = measure(scan, harmonizer, Path(folder) / "harmonized.nii.gz")
+    typer.echo(table(costs, paper_network(voxels, choose_device(device))))
+
+
+@app.command()
 def models() -> None:
     """List the shipped models."""
     from isochroma.model import CONFIG, SHIPPED, load_config

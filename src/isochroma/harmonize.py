@@ -70,7 +70,7 @@ class SamplingSettings:
                 raise InputError(msg)
 
 
-PAPER_SAMPLING = SamplingSettings(steps=15, solver="midpoint", refine="paper")
+PAPER_SAMPLING = SamplingSettings(steps=15, solver="midpoint", refine="paper", revise=False)
 
 
 @dataclass(frozen=True)
@@ -204,8 +204,7 @@ class Harmonizer:
         watch = Stopwatch(progress)
         with watch.stage("mask"):
             brain, origin = brain_mask(scan, mask)
-        with watch.stage("preprocess"):
-            prepared = prepare(scan, brain, self.preprocess)
+        prepared = prepare(scan, brain, self.preprocess, watch.stage)
         output = self.translate(prepared, watch)
         with watch.stage("restore"):
             values = self.restore(output, prepared, scan, brain)

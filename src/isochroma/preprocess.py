@@ -7,6 +7,8 @@ else: training and use cannot differ.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -67,7 +69,10 @@ class Prepared:
 
 
 def prepare(
-    image: nib.spatialimages.SpatialImage, mask: np.ndarray, settings: PreprocessSettings
+    image: nib.spatialimages.SpatialImage,
+    mask: np.ndarray,
+    settings: PreprocessSettings,
+    stage: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
 ) -> Prepared:
     """Resample to the model grid, correct the bias field and scale the intensities.
 
@@ -79,24 +84,31 @@ def prepare(
         (I, J, K) bool brain mask on the scan's own grid.
     settings
         The model's preprocessing.
+    stage
+        Entered as stage("resample"), stage("n4") and stage("scale") around these parts, for a
+        clock.
 
     Notes
     -----
     Nothing outside the mask influences the inside: it is replaced by the nearest brain voxel
     before any interpolation.
     """
-    box = bounding_box(mask, MARGIN_VOXELS)
-    source = Grid.of(image).crop(box)
-    inside = mask[box]
-    data = extend_outside(np.asarray(image.dataobj[box], dtype=np.float32), inside)
-    cropped = nib.Nifti1Image(data, source.affine)
-    target = model_grid(cropped, settings.spacing_mm)
-    brain = resample_mask(inside, source, target)
-    values = resample(data, source, target)
+    with stage("resample"):
+        box = bounding_box(mask, MARGIN_VOXELS)
+        source = Grid.of(image).crop(box)
+        inside = mask[box]
+        data = extend_outside(np.asarray(image.dataobj[box], dtype=np.float32), inside)
+        cropped = nib.Nifti1Image(data, source.affine)
+        target = model_grid(cropped, settings.spacing_mm)
+        brain = resample_mask(inside, source, target)
+        values = resample(data, source, target)
     if settings.n4:
-        values = correct_bias(values, brain, settings)
-    lower, upper = intensity_limits(values[brain], settings)
-    return Prepared(to_model_units(values, brain, lower, upper), brain, target, lower, upper)
+        with stage("n4"):
+            values = correct_bias(values, brain, settings)
+    with stage("scale"):
+        lower, upper = intensity_limits(values[brain], settings)
+        scaled = to_model_units(values, brain, lower, upper)
+    return Prepared(scaled, brain, target, lower, upper)
 
 
 def intensity_limits(values: np.ndarray, settings: PreprocessSettings) -> tuple[float, float]:

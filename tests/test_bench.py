@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from fixtures_pipeline import config, head_image, random_network
+from isochroma import bench
+from isochroma.bench import Cost
+from isochroma.harmonize import Harmonizer
+
+
+class TestPeakMemory:
+    def test_a_large_array_is_seen(self) -> None:
+        """100 MB that live for a moment only."""
+        with bench.PeakMemory() as memory:
+            before = memory.lap()
+            array = np.ones(100_000_000 // 8)
+            time.sleep(0.1)
+            del array
+            assert 80 < memory.lap() - before < 300
+            assert memory.lap() - before < 50
+
+
+class TestMeasure:
+    def test_every_stage_of_a_run(self, tmp_path: Path) -> None:
+        nib.save(head_image(), tmp_path / "scan.nii.gz")
+        out = tmp_path / "out.nii.gz"
+        harmonizer = Harmonizer(random_network(), config(), device="cpu")
+        costs, voxels = bench.measure(tmp_path / "scan.nii.gz", harmonizer, out)
+        stages = ["load", "mask", "resample", "scale", "edges", "network", "refine", "restore"]
+        assert [cost.stage for cost in costs] == [*stages, "save"]
+        assert all(cost.seconds >= 0 and cost.megabytes > 50 for cost in costs)
+        assert 40_000 < voxels <= 44 * 50 * 42
+        assert nib.load(out).shape == head_image().shape
+
+
+class TestTable:
+    def test_sum_and_ratio(self) -> None:
+        costs = [Cost("edges", 1, 100), Cost("network", 2, 300), Cost("revise", 3, 200)]
+        text = bench.table(costs, Cost("paper", 500, 900))
+        assert "| whole | 6.0 | 300 |" in text
+        assert "| over our network | 100 times | |" in text
+
+    @pytest.mark.slow
+    def test_papers_network(self) -> None:
+        """Twice the voxels, twice the seconds, from two measurements."""
+        one, two = (bench.paper_network(n * 64**3, torch.device("cpu")) for n in (1, 2))
+        assert 1.2 < two.seconds / one.seconds < 3.5
