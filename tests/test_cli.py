@@ -167,6 +167,15 @@ class TestBasic:
         expected = {"steps": 2, "solver": "midpoint", "refine": "paper", "revise": False}
         assert record["Sampling"] == {**expected, "seed": 0}
 
+    def test_uncertainty(self, command: Command, scan: Path, out: Path, model: Path) -> None:
+        done = command("harmonize", scan, "-o", out, "--model", model, "--uncertainty", 2)
+        assert done.code == 0
+        spread = nib.load(out / "sub-01_T1w_harmonized_uncertainty.nii.gz")
+        assert spread.shape == nib.load(scan).shape
+        assert np.asarray(spread.dataobj).max() > 0
+        record = json.loads((out / "sub-01_T1w_harmonized.json").read_text())
+        assert record["Uncertainty"]["Runs"] == 2
+
     def test_preview(self, command: Command, scan: Path, out: Path, model: Path) -> None:
         assert command("harmonize", scan, "-o", out, "--model", model, "--preview").code == 0
         image = Image.open(out / "sub-01_T1w_harmonized.png")

@@ -536,8 +536,8 @@ class TestDevice:
 
 class TestRecord:
     KEYS = (
-        "Model ModelSHA256 Sampling Preprocessing Edges MaskOrigin BrainVolumeMl OutsideMask "
-        "SourceLimits TargetLimits Device Precision Seconds"
+        "Model ModelSHA256 Sampling Preprocessing Edges MaskOrigin BrainVolumeMl Doubts "
+        "OutsideMask SourceLimits TargetLimits Device Precision Seconds"
     )
 
     def test_record_is_complete_and_serialisable(self) -> None:

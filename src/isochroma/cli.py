@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -92,6 +92,9 @@ def harmonize(
     precision: Annotated[
         Precision, typer.Option(help="Of the network; bfloat16 is faster where the CPU has it.")
     ] = "float32",
+    uncertainty: Annotated[
+        int, typer.Option(min=0, help="Also write a map of the spread over so many runs.")
+    ] = 0,
     preview: Annotated[
         bool, typer.Option("--preview", help="Also write a before/after PNG.")
     ] = False,
@@ -105,7 +108,8 @@ def harmonize(
     """
     from isochroma.volume import load
 
-    targets = plan_outputs(scans, output, preview, overwrite)
+    extra = [*(["preview"] if preview else []), *(["uncertainty"] if uncertainty else [])]
+    targets = plan_outputs(scans, output, extra, overwrite)
     if mask is not None and len(scans) > 1:
         msg = "--mask goes with one scan. Harmonize scans with masks one at a time."
         raise InputError(msg)
@@ -132,20 +136,25 @@ def harmonize(
     with progress_bar() as advance:
         for path, files in targets.items():
             try:
-                harmonize_file(harmonizer, path, files, given, dtype, partial(advance, path.name))
+                doubts = harmonize_file(
+                    harmonizer, path, files, given, dtype, uncertainty, partial(advance, path.name)
+                )
             except InputError as error:
                 failed += 1
                 report(error)
             else:
                 typer.echo(files["image"])
+                for doubt in doubts:
+                    typer.echo(f"isochroma: beware, {path.name}: {doubt}", err=True)
     if failed:
         raise typer.Exit(1)
 
 
 def plan_outputs(
-    scans: list[Path], output: Path, preview: bool, overwrite: bool
+    scans: list[Path], output: Path, extra: Sequence[str], overwrite: bool
 ) -> dict[Path, dict[str, Path]]:
-    """Files that each scan will become: image, mask, sidecar and, if asked, preview.
+    """Files that each scan will become: image, mask, sidecar, and those of preview and uncertainty
+    that `extra` asks for.
 
     Raises
     ------
@@ -166,13 +175,16 @@ def plan_outputs(
         suffix = ".nii.gz" if scan.name.lower().endswith(".nii.gz") else suffix
         image = output if single else output / f"{stem(scan)}_harmonized{suffix}"
         base = image.parent / stem(image)
+        suffix = image.name[len(base.name) :]
         files = {
             "image": image,
-            "mask": base.with_name(f"{base.name}_mask{image.name[len(base.name) :]}"),
+            "mask": base.with_name(f"{base.name}_mask{suffix}"),
             "sidecar": base.with_name(f"{base.name}.json"),
+            "preview": base.with_name(f"{base.name}.png"),
+            "uncertainty": base.with_name(f"{base.name}_uncertainty{suffix}"),
         }
-        if preview:
-            files["preview"] = base.with_name(f"{base.name}.png")
+        optional = {"preview", "uncertainty"} - set(extra)
+        files = {what: path for what, path in files.items() if what not in optional}
         for path in files.values():
             if path in taken:
                 msg = f"{taken[path]} and {scan} would both write {path}. Use two folders."
@@ -195,9 +207,10 @@ def harmonize_file(
     files: dict[str, Path],
     mask: Any,
     dtype: str,
+    uncertainty: int,
     progress: Any,
-) -> None:
-    """Harmonize one file; its outputs appear together, or not at all."""
+) -> list[str]:
+    """Harmonize one file; its outputs appear together, or not at all. Returns the doubts."""
     import nibabel as nib
 
     from isochroma.harmonize import Stopwatch
@@ -207,9 +220,8 @@ def harmonize_file(
     with watch.stage("load"):
         scan = load(path)
     try:
-        result = harmonizer.run(
-            scan, mask, scan.get_data_dtype() if dtype == "input" else dtype, progress
-        )
+        kind = scan.get_data_dtype() if dtype == "input" else dtype
+        result = harmonizer.run(scan, mask, kind, progress, uncertainty)
     except InputError as error:
         msg = f"{path}: {error}"
         raise InputError(msg) from error
@@ -236,7 +248,11 @@ def harmonize_file(
     }
     if "preview" in files:
         writers[files["preview"]] = lambda target: before_after(result, target)
+    spread = result.uncertainty
+    if spread is not None:
+        writers[files["uncertainty"]] = lambda target: nib.save(spread, target)
     write_together(writers)
+    return result.record["Doubts"]
 
 
 def before_after(result: Result, path: Path) -> None:

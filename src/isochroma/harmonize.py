@@ -21,15 +21,15 @@ import torch
 from numpy.typing import DTypeLike
 from torch import Tensor
 
-from isochroma import flow
-from isochroma.edges import canny
+from isochroma import flow, trust
+from isochroma.edges import EdgeSettings, canny
 from isochroma.errors import InputError
 from isochroma.model import ModelConfig, load_model
 from isochroma.network import VelocityNetwork
 from isochroma.patches import centroid_of, condition_channels, coordinates, tile_boxes, tile_window
 from isochroma.preprocess import Prepared, brain_mask, from_model_units, prepare
 from isochroma.refine import REFINEMENTS, ascend_correlation, follow_source
-from isochroma.volume import Grid, as_scan, extend_outside, like, resample
+from isochroma.volume import Grid, as_scan, extend_outside, like, resample, voxel_sizes
 
 Progress = Callable[[str, int, int], None]
 
@@ -81,6 +81,9 @@ class Result:
         The harmonized scan and its brain mask on the input's grid.
     prepared, output
         Source and harmonized volume on the model grid, model units.
+    uncertainty
+        Standard deviation on the input's grid, in the target's intensity units, if asked for
+        (`trust.uncertainty`).
     record
         For the sidecar: model, settings, seconds for each stage.
     """
@@ -90,6 +93,7 @@ class Result:
     prepared: Prepared
     output: np.ndarray
     record: dict[str, Any]
+    uncertainty: nib.spatialimages.SpatialImage | None = None
 
 
 @dataclass
@@ -179,6 +183,7 @@ class Harmonizer:
         mask: nib.spatialimages.SpatialImage | None = None,
         dtype: DTypeLike = np.float32,
         progress: Progress | None = None,
+        uncertainty: int = 0,
     ) -> Result:
         """Harmonize one scan and keep the record.
 
@@ -192,7 +197,12 @@ class Harmonizer:
             Voxel type of the result.
         progress
             Called with (stage, done, total).
+        uncertainty
+            Runs for the uncertainty map, 2 or more; 0 for none.
         """
+        if uncertainty == 1 or uncertainty < 0:
+            msg = f"an uncertainty map takes 2 runs or more, not {uncertainty}."
+            raise InputError(msg)
         scan = as_scan(image)
         kind = np.dtype(dtype)
         if np.issubdtype(kind, np.integer) and np.iinfo(kind).max < self.config.target.upper:
@@ -208,7 +218,8 @@ class Harmonizer:
         output = self.translate(prepared, watch)
         with watch.stage("restore"):
             values = self.restore(output, prepared, scan, brain)
-        record = {
+        doubts = trust.doubts(prepared, voxel_sizes(scan.affine), self.config.target)
+        record: dict[str, Any] = {
             "Model": self.config.name,
             "ModelSHA256": self.config.sha256,
             "Sampling": dataclasses.asdict(self.sampling),
@@ -216,6 +227,7 @@ class Harmonizer:
             "Edges": dataclasses.asdict(self.config.edges),
             "MaskOrigin": origin,
             "BrainVolumeMl": round(prepared.mask.sum() * self.preprocess.spacing_mm**3 / 1000, 1),
+            "Doubts": doubts,
             "OutsideMask": self.outside,
             "SourceLimits": [prepared.lower, prepared.upper],
             "TargetLimits": [self.config.target.lower, self.config.target.upper],
@@ -223,18 +235,49 @@ class Harmonizer:
             "Precision": self.precision,
             "Seconds": watch.seconds,
         }
-        mask_image = like(brain, scan, np.uint8)
-        return Result(like(values, scan, dtype), mask_image, prepared, output, record)
+        result = Result(
+            like(values, scan, dtype), like(brain, scan, np.uint8), prepared, output, record
+        )
+        if not uncertainty:
+            return result
+        with watch.stage("uncertainty"):
+            deviation = trust.uncertainty(self, prepared, uncertainty, progress)
+        unsure = float((deviation[prepared.mask] > self.config.validation_error).mean())
+        record["Uncertainty"] = {"Runs": uncertainty, "UnsureShare": round(unsure, 4)}
+        if unsure > trust.UNSURE_SHARE:
+            doubts.append(
+                f"{unsure:.0%} of the brain is less certain than the model's error on held-out "
+                "target scans: see the uncertainty map."
+            )
+        scale = (self.config.target.upper - self.config.target.lower) / 2
+        spread = resample(extend_outside(deviation, prepared.mask), prepared.grid, Grid.of(scan))
+        spread_image = like(np.where(brain, np.clip(scale * spread, 0, None), 0), scan, np.float32)
+        return dataclasses.replace(result, uncertainty=spread_image)
 
-    def translate(self, prepared: Prepared, watch: Stopwatch | None = None) -> np.ndarray:
-        """Source to target domain on the model grid: (I, J, K) float32, model units."""
+    def translate(
+        self,
+        prepared: Prepared,
+        watch: Stopwatch | None = None,
+        edges: EdgeSettings | None = None,
+    ) -> np.ndarray:
+        """Source to target domain on the model grid: (I, J, K) float32, model units.
+
+        Parameters
+        ----------
+        prepared
+            The source.
+        watch
+            A clock.
+        edges
+            Edge detector, if not the model's.
+        """
         watch = watch or Stopwatch()
         with watch.stage("edges"):
-            edges = canny(prepared.image, prepared.mask, self.config.edges)
+            edge_map = canny(prepared.image, prepared.mask, edges or self.config.edges)
         with watch.stage("network"):
             output = sample(
                 self.network,
-                edges,
+                edge_map,
                 prepared.mask,
                 self.sampling,
                 self.device,
@@ -254,7 +297,7 @@ class Harmonizer:
             with watch.stage("revise"):
                 output = sample(
                     self.network,
-                    edges,
+                    edge_map,
                     prepared.mask,
                     SamplingSettings(),
                     self.device,

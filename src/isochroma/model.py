@@ -39,12 +39,17 @@ class TargetDomain:
         Number of training scans.
     quantiles
         In-mask quantiles at equal probabilities 0 to 1 in model units, averaged over these scans.
+    smallest_mm, largest_mm
+        Width, length and height of these scans' brains (`trust.brain_extent`): the smallest and
+        the largest; empty if not known.
     """
 
     lower: float = 0.0
     upper: float = 1.0
     scans: int = 0
     quantiles: tuple[float, ...] = ()
+    smallest_mm: tuple[float, ...] = ()
+    largest_mm: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

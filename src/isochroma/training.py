@@ -40,6 +40,7 @@ from isochroma.network import VelocityNetwork, loss_weight
 from isochroma.patches import PatchSettings
 from isochroma.preprocess import brain_mask, from_model_units, prepare
 from isochroma.simulate import random_scanner
+from isochroma.trust import brain_extent
 from isochroma.volume import has_volume_suffix, load, sha256, stem, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -213,15 +214,18 @@ def open_cached(folder: Path) -> TargetScan:
     return TargetScan(folder.name, image, mask, edges, centroid, record["lower"], record["upper"])
 
 
-def describe_target(scans: list[TargetScan]) -> TargetDomain:
-    """Intensity limits and mean quantiles of the target domain's training scans."""
+def describe_target(scans: list[TargetScan], spacing_mm: float) -> TargetDomain:
+    """Intensity limits, mean quantiles and brain sizes of the target domain's training scans."""
     probabilities = np.linspace(0, 1, 101)
     quantiles = [np.quantile(np.asarray(s.image)[s.mask], probabilities) for s in scans]
+    extents = np.array([brain_extent(np.asarray(scan.mask)) * spacing_mm for scan in scans])
     return TargetDomain(
         lower=float(np.median([scan.lower for scan in scans])),
         upper=float(np.median([scan.upper for scan in scans])),
         scans=len(scans),
         quantiles=tuple(round(float(q), 4) for q in np.mean(quantiles, axis=0)),
+        smallest_mm=tuple(float(size) for size in extents.min(0)),
+        largest_mm=tuple(float(size) for size in extents.max(0)),
     )
 
 
@@ -512,7 +516,8 @@ def train(
         for number, path in enumerate([*scans["train"], *scans["val"]], 1):
             logger.info("drafts of scan %d: %s", number, path.name)
             cache_examples(path, first_pass, settings.draft_copies)
-    domain = describe_target([open_cached(path) for path in scans["train"]])
+    trained = [open_cached(path) for path in scans["train"]]
+    domain = describe_target(trained, config.preprocess.spacing_mm)
     config = dataclasses.replace(config, target=domain)
     drafts_by = initial[1].sha256 if initial else ""
     module = FlowTraining(config, settings, scans, folder, workers, compile_network, drafts_by)

@@ -1,0 +1,109 @@
+"""How far a result can be trusted: where it hangs on little, and when a scan is unlike the
+target's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from isochroma.model import TargetDomain
+from isochroma.preprocess import Prepared
+from isochroma.refine import noise_variance
+from isochroma.volume import voxel_sizes
+
+if TYPE_CHECKING:
+    from isochroma.harmonize import Harmonizer
+
+THICK = 1.6  # over the model grid's voxels
+SIZE_MARGIN = 0.1  # beyond the smallest and the largest head of the target
+UNSURE_SHARE = 0.05  # of the brain
+
+
+def uncertainty(
+    harmonizer: Harmonizer,
+    prepared: Prepared,
+    runs: int,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> np.ndarray:
+    """Standard deviation of the output over runs that differ as repeated scans do.
+
+    Each run adds noise of the source's own level to it once more, and finds a share of edge voxels
+    that is up to 15 % smaller or larger. Errors that all runs share, those of the network first of
+    all, do not show: this is no confidence interval.
+
+    Parameters
+    ----------
+    harmonizer
+        Its sampling's seed is that of the runs.
+    prepared
+        The source.
+    runs
+        2 or more.
+    progress
+        Called with ("uncertainty", done, total).
+
+    Returns
+    -------
+    (I, J, K) float32, model units; 0 outside the mask.
+    """
+    rng = np.random.default_rng(harmonizer.sampling.seed)
+    level = np.sqrt(noise_variance(prepared.image, prepared.mask))
+    config = harmonizer.config
+    total, squares = np.zeros(prepared.mask.shape), np.zeros(prepared.mask.shape)
+    for done in range(runs):
+        if progress is not None:
+            progress("uncertainty", done, runs)
+        noise = level * rng.standard_normal(prepared.mask.shape)
+        image = np.clip(prepared.image + np.where(prepared.mask, noise, 0), -1, 1)
+        fraction = config.edges.fraction * rng.uniform(0.85, 1.15)
+        output = harmonizer.translate(
+            dataclasses.replace(prepared, image=image.astype(np.float32)),
+            edges=dataclasses.replace(config.edges, fraction=fraction),
+        ).astype(np.float64)
+        total += output
+        squares += output**2
+    variance = np.maximum(squares / runs - (total / runs) ** 2, 0) * runs / (runs - 1)
+    return np.sqrt(variance).astype(np.float32)
+
+
+def doubts(prepared: Prepared, voxel_mm: np.ndarray, target: TargetDomain) -> list[str]:
+    """What sets a scan apart from those that the model was trained on; one line each.
+
+    Parameters
+    ----------
+    prepared
+        The source.
+    voxel_mm
+        (3,) edges of its own voxels.
+    target
+        With the sizes of the training scans' brains, if the model has them.
+    """
+    found = []
+    spacing = voxel_sizes(prepared.grid.affine)
+    if voxel_mm.max() > THICK * spacing[0]:
+        shown = " x ".join(f"{size:.1f}" for size in voxel_mm)
+        found.append(f"voxels of {shown} mm: the model was trained at {spacing[0]:.0f} mm.")
+    if target.smallest_mm:
+        extent = brain_extent(prepared.mask) * spacing
+        for axis, size, low, high in zip(
+            ("wide", "long", "high"), extent, target.smallest_mm, target.largest_mm, strict=True
+        ):
+            if not low * (1 - SIZE_MARGIN) <= size <= high * (1 + SIZE_MARGIN):
+                found.append(
+                    f"the brain is {size:.0f} mm {axis}, those of the target {low:.0f} to "
+                    f"{high:.0f}: is part of it missing, or the mask wrong?"
+                )
+    return found
+
+
+def brain_extent(mask: np.ndarray) -> np.ndarray:
+    """(3,) voxels between the planes that cut off a thousandth of the mask at either end."""
+    extent = []
+    for axis in range(3):
+        share = np.cumsum(mask.sum(tuple({0, 1, 2} - {axis}))) / mask.sum()
+        extent.append(np.searchsorted(share, 0.999) - np.searchsorted(share, 0.001) + 1)
+    return np.array(extent)
