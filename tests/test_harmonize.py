@@ -537,7 +537,7 @@ class TestDevice:
 class TestRecord:
     KEYS = (
         "Model ModelSHA256 Sampling Preprocessing Edges MaskOrigin BrainVolumeMl Doubts "
-        "OutsideMask SourceLimits TargetLimits Device Precision Seconds"
+        "OutsideMask SourceLimits TargetLimits Device Precision Runtime Seconds"
     )
 
     def test_record_is_complete_and_serialisable(self) -> None:

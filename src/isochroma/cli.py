@@ -39,6 +39,7 @@ Refine = Literal["local", "paper", "none"]
 Outside = Literal["zero", "source"]
 Dtype = Literal["float32", "input"]
 Precision = Literal["float32", "bfloat16"]
+Runtime = Literal["torch", "openvino"]
 Architecture = Literal["compact", "paper"]
 
 
@@ -92,6 +93,9 @@ def harmonize(
     precision: Annotated[
         Precision, typer.Option(help="Of the network; bfloat16 is faster where the CPU has it.")
     ] = "float32",
+    runtime: Annotated[
+        Runtime, typer.Option(help="What runs the network; openvino is faster on CPUs.")
+    ] = "torch",
     uncertainty: Annotated[
         int, typer.Option(min=0, help="Also write a map of the spread over so many runs.")
     ] = 0,
@@ -130,6 +134,7 @@ def harmonize(
         outside=outside,
         max_memory_gb=max_memory,
         precision=precision,
+        runtime=runtime,
     )
     given = load(mask) if mask is not None else None
     failed = 0
@@ -466,6 +471,7 @@ def bench(
     ] = "default",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     precision: Annotated[Precision, typer.Option(help="Of the network.")] = "float32",
+    runtime: Annotated[Runtime, typer.Option(help="What runs the network.")] = "torch",
 ) -> None:
     """Time each stage on this machine, beside the paper's network: seconds and peak memory."""
     import tempfile
@@ -473,7 +479,9 @@ def bench(
     from isochroma.bench import measure, paper_network, table
     from isochroma.harmonize import Harmonizer, choose_device
 
-    harmonizer = Harmonizer.from_pretrained(model, device=device, precision=precision)
+    harmonizer = Harmonizer.from_pretrained(
+        model, device=device, precision=precision, runtime=runtime
+    )
     with tempfile.TemporaryDirectory() as folder:
         costs, voxels = measure(scan, harmonizer, Path(folder) / "harmonized.nii.gz")
     typer.echo(table(costs, paper_network(voxels, choose_device(device))))

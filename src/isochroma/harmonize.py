@@ -29,6 +29,7 @@ from isochroma.network import VelocityNetwork
 from isochroma.patches import centroid_of, condition_channels, coordinates, tile_boxes, tile_window
 from isochroma.preprocess import Prepared, brain_mask, from_model_units, prepare
 from isochroma.refine import REFINEMENTS, ascend_correlation, follow_source
+from isochroma.runtime import RUNTIMES, OpenVinoNetwork, choose_network
 from isochroma.volume import Grid, as_scan, extend_outside, like, resample, voxel_sizes
 
 Progress = Callable[[str, int, int], None]
@@ -132,6 +133,8 @@ class Harmonizer:
         Bound on the network's activations; larger heads are computed in blended tiles.
     precision
         Of the network's convolutions: "float32" or "bfloat16" (faster where the processor has it).
+    runtime
+        What runs the network: "torch", or "openvino" (CPU only; torch if it fails its check).
 
     Examples
     --------
@@ -149,14 +152,17 @@ class Harmonizer:
         outside: str = "zero",
         max_memory_gb: float = 8.0,
         precision: str = "float32",
+        runtime: str = "torch",
     ) -> None:
-        for value, known in ((outside, OUTSIDE), (precision, PRECISIONS)):
+        choices = ((outside, OUTSIDE), (precision, PRECISIONS), (runtime, RUNTIMES))
+        for value, known in choices:
             if value not in known:
                 msg = f"{value!r} is unknown; choose one of {', '.join(known)}."
                 raise InputError(msg)
         self.device = choose_device(device)
-        self.network = network.to(self.device)
-        self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        network.to(self.device)
+        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.network = choose_network(network, runtime, precision)
         self.config = config
         self.sampling = sampling or SamplingSettings()
         self.preprocess = dataclasses.replace(config.preprocess, n4=config.preprocess.n4 and n4)
@@ -233,6 +239,7 @@ class Harmonizer:
             "TargetLimits": [self.config.target.lower, self.config.target.upper],
             "Device": str(self.device),
             "Precision": self.precision,
+            "Runtime": "openvino" if isinstance(self.network, OpenVinoNetwork) else "torch",
             "Seconds": watch.seconds,
         }
         result = Result(
@@ -338,7 +345,7 @@ def choose_device(name: str) -> torch.device:
 
 @torch.inference_mode()
 def sample(
-    network: VelocityNetwork,
+    network: VelocityNetwork | OpenVinoNetwork,
     edges: np.ndarray,
     mask: np.ndarray,
     sampling: SamplingSettings,
@@ -398,7 +405,9 @@ def sample(
     return output[0, 0, :i, :j, :k].float().cpu().numpy()
 
 
-def tiled(network: VelocityNetwork, x: Tensor, t: Tensor, condition: Tensor, size: int) -> Tensor:
+def tiled(
+    network: VelocityNetwork | OpenVinoNetwork, x: Tensor, t: Tensor, condition: Tensor, size: int
+) -> Tensor:
     """The network's velocity, computed in overlapping tiles blended with a smooth window.
 
     Neighbours share 32 voxels, or a third of a small tile.
@@ -414,7 +423,7 @@ def tiled(network: VelocityNetwork, x: Tensor, t: Tensor, condition: Tensor, siz
     return total / weight
 
 
-def tile_edge(network: VelocityNetwork, max_memory_gb: float) -> int:
+def tile_edge(network: VelocityNetwork | OpenVinoNetwork, max_memory_gb: float) -> int:
     """Edge in voxels of the largest cube whose activations fit into `max_memory_gb`.
 
     At the peak, the last block of the first level holds about twelve maps of its width.
