@@ -23,6 +23,8 @@ REFINEMENTS = ("paper", "local", "none")
 
 CELL = 4  # voxels; the source's curve is averaged over cells of this edge
 PRIOR_VOXELS = 0.1  # a cell's weight of the whole brain's curve
+SURPRISE = 2.0  # at most so many times the output's error variance where the source contradicts it
+MISMATCH = 0.005  # variance of what a source shows beside any function of the target's intensity
 
 
 def ascend_correlation(
@@ -79,7 +81,8 @@ def follow_source(
 ) -> np.ndarray:
     """Maximum a posteriori image, with the output as the prior and the source as the measurement.
 
-    Let x be the truth, y the output with x ~ N(y, P), and s = q(x) + n the source, n ~ N(0, R).
+    Let x be the truth, y the output with x ~ N(y, P), and s = q(x) + n the source, n ~ N(0, R):
+    its noise, and what it shows that is no function of x.
     The curve q, the source's intensity for each target intensity, may rise, fall or turn. It is
     the mean of s over voxels of like y, nearby; since y is a posterior mean, its error is
     uncorrelated with it, and the curve is not flattened (Berkson 1950,
@@ -87,7 +90,8 @@ def follow_source(
 
         x = y + d P / (d^2 P + R) (s - q(y)).
 
-    Where the curve is flat, the source tells nothing, and the output stays.
+    Where the curve is flat, the source tells nothing, and the output stays. Where the source
+    contradicts the output by more than d^2 P + R, as at a lesion, P is up to twice as large.
 
     Parameters
     ----------
@@ -118,9 +122,12 @@ def follow_source(
 
     above, below = np.minimum(level + 1, bins - 1), np.maximum(level - 1, 0)
     slope = (look(above) - look(below)) / (above - below) * (bins - 1) / 2
-    gain = slope * error**2 / (slope**2 * error**2 + noise_variance(source, mask))
+    doubt = noise_variance(source, mask) + MISMATCH
+    residual = s - look(level)
+    expected = (slope * error) ** 2 + doubt
+    variance = error**2 * np.clip(residual**2 / expected, 1, SURPRISE)
     refined = output.astype(np.float32, copy=True)
-    refined[mask] = np.clip(y + gain * (s - look(level)), -1, 1)
+    refined[mask] = np.clip(y + slope * variance / (slope**2 * variance + doubt) * residual, -1, 1)
     return refined
 
 
