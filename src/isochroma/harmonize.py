@@ -49,7 +49,7 @@ class SamplingSettings:
         "local" (`refine.follow_source`), "paper" (global correlation ascent) or "none".
     revise
         Whether the locally refined image is a draft that goes through the flow once more
-        (`flow.DRAFT_TIME`), if the model was trained for it.
+        (`flow.DRAFT_TIME`), and is refined again, if the model was trained for it.
     seed
         Of the initial noise.
     """
@@ -99,7 +99,9 @@ class Result:
 
 @dataclass
 class Stopwatch:
-    """Wall-clock seconds of named stages, told to a progress callback as they start."""
+    """Wall-clock seconds of named stages, told to a progress callback as they start; a stage that
+    comes twice is summed.
+    """
 
     progress: Progress | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -111,7 +113,8 @@ class Stopwatch:
             self.progress(name, 0, 1)
         start = time.perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)
+        taken = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.seconds[name] = round(taken, 3)
 
 
 class Harmonizer:
@@ -313,6 +316,9 @@ class Harmonizer:
                     self.precision,
                     draft=output,
                 )
+            with watch.stage("refine"):
+                error = self.config.revision_error
+                output = follow_source(output, prepared.image, prepared.mask, error)
         return output
 
     def restore(
