@@ -11,7 +11,7 @@ from isochroma.evaluation import audit, closeness, pairs
 from isochroma.evaluation.age import scores
 from isochroma.evaluation.measuring import Tools, spread
 from isochroma.evaluation.methods import Method, Raw
-from isochroma.evaluation.study import Scan
+from isochroma.evaluation.study import Case, Scan
 
 if TYPE_CHECKING:
     from isochroma.evaluation.run import Evaluation
@@ -54,7 +54,9 @@ def pair_rows(evaluation: Evaluation, method: Method) -> Iterator[Row]:
             if group == pairs.RESCAN:
                 align = work.memory.cache(pairs.rigid_motion)
                 motion, shown = align(case_a.prepared, case_b.prepared), group
-            found = pairs.agreement(first, second, case_a, case_b, motion)
+            kept = work.memory.cache(agreement, ignore=["outputs", "cases", "motion"])
+            key = [work.output_key(method, scan) for scan in (a, b)]
+            found = kept((first, second), (case_a, case_b), motion, key)
             yield Row("pairs", shown, name, a.person, method.name, found)
 
 
@@ -66,14 +68,51 @@ def feature_rows(evaluation: Evaluation, method: Method, tools: Tools) -> Iterat
         members.setdefault(name_of(scan), []).append(scan)
     for group, scans in members.items():
         with evaluation.catching(group, method.name):
-            features = [
-                closeness.patch_features(volume, case.prepared.mask, tools.features)
-                for volume, case in (evaluation.work.volume(method, scan) for scan in scans)
-            ]
+            features = [features_of(evaluation, method, scan, tools.features) for scan in scans]
             target = tools.target_features[: len(scans)]
             value, interval = closeness.frechet_interval(features, target, rng)
             about = (group, group, group, method.name)
             yield Row("closeness", *about, {"frechet": value}, interval, len(scans))
+
+
+def agreement(
+    outputs: tuple[np.ndarray, np.ndarray],
+    cases: tuple[Case, Case],
+    motion: np.ndarray | None,
+    key: list[str],
+) -> dict[str, float]:
+    """`pairs.agreement`, kept under a key."""
+    return pairs.agreement(*outputs, *cases, motion)
+
+
+def features_of(
+    evaluation: Evaluation, method: Method, scan: Scan, space: closeness.FeatureSpace
+) -> np.ndarray:
+    """Features of one output, kept in the cache."""
+    work = evaluation.work
+    volume, case = work.volume(method, scan)
+    kept = work.memory.cache(patch_features, ignore=["image", "mask", "space"])
+    return kept(volume, case.prepared.mask, space, work.output_key(method, scan))
+
+
+def patch_features(
+    image: np.ndarray, mask: np.ndarray, space: closeness.FeatureSpace, key: str
+) -> np.ndarray:
+    """`closeness.patch_features` as float32, kept under a key."""
+    return closeness.patch_features(image, mask, space).astype(np.float32)
+
+
+def probe_sites(
+    probe: str,
+    raw: np.ndarray,
+    outputs: dict[str, np.ndarray],
+    sites: list[str],
+    persons: list[str],
+    permutations: int,
+) -> audit.Audit:
+    """`audit.audit` by the probe's name, kept under all of its input."""
+    fit = audit.convnet() if probe == "network" else audit.logistic
+    return audit.audit(fit, raw, outputs, sites, persons, permutations=permutations)
 
 
 def age_rows(evaluation: Evaluation, method: Method) -> Iterator[Row]:
@@ -129,16 +168,17 @@ def audit_rows(evaluation: Evaluation) -> Iterator[Row]:
             thumbnails[method.name] = np.stack([audit.thumbnail(*pair) for pair in pairs_of])
     shapes = {"any": np.stack([audit.shape_features(mask) for mask in masks])}
     probes = [
-        ("histogram", audit.logistic, histograms, budget.permutations),
-        ("shape", audit.logistic, shapes, budget.permutations),
-        ("network", audit.convnet(), thumbnails, budget.convnet_permutations),
+        ("histogram", histograms, budget.permutations),
+        ("shape", shapes, budget.permutations),
+        ("network", thumbnails, budget.convnet_permutations),
     ]
     sites, persons = [scan.site for scan in scans], [scan.person for scan in scans]
-    for probe, fit, outputs, permutations in probes:
+    for probe, outputs, permutations in probes:
         if not outputs:
             continue
         raw = outputs["any" if probe == "shape" else Raw.name]
-        found = audit.audit(fit, raw, outputs, sites, persons, permutations=permutations)
+        kept = work.memory.cache(probe_sites)
+        found = kept(probe, raw, outputs, sites, persons, permutations)
         group = f"{' against '.join(found.sites)}, {found.persons} persons"
         for row in found.rows:
             values = {row.method: row.balanced_accuracy}

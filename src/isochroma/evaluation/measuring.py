@@ -285,6 +285,18 @@ def measures(
     return found
 
 
+def target_space(
+    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], key: list[str]
+) -> tuple[closeness.FeatureSpace, list[np.ndarray]]:
+    """The space in which patches are compared, and the target's own patches in it."""
+    space = closeness.fit_features(images, masks)
+    found = [
+        closeness.patch_features(image, mask, space)
+        for image, mask in zip(images, masks, strict=True)
+    ]
+    return space, found
+
+
 def make_tools(work: Workspace, budget: Budget, tell: Callable[[str, int, int], None]) -> Tools:
     """Fit everything that the measures need to the target's training scans."""
     labels = []
@@ -295,12 +307,10 @@ def make_tools(work: Workspace, budget: Budget, tell: Callable[[str, int, int], 
     images = [prepared.image for prepared in work.target]
     masks = [prepared.mask for prepared in work.target]
     profile = closeness.target_profile(images, masks, labels)
-    features = closeness.fit_features(images, masks)
-    target_features = [
-        closeness.patch_features(image, mask, features)
-        for image, mask in zip(images, masks, strict=True)
-    ]
     key = [work.content[scan.scan] for scan in work.train]
+    features, target_features = work.memory.cache(target_space, ignore=["images", "masks"])(
+        images, masks, key
+    )
     tell("target: training the tissue network", 0, 1)
     segmenter = work.memory.cache(train_segmenter, ignore=["images", "labels"])(
         work.target, labels, budget.segmenter_steps, key

@@ -42,6 +42,8 @@ from isochroma.volume import write_atomically
 
 logger = logging.getLogger(__name__)
 
+FEW = 10  # persons
+
 # One row of results.csv; scans: how many are behind the value.
 COLUMNS = ("part", "group", "scan", "person", "method", "measure", "value", "low", "high", "scans")
 
@@ -280,6 +282,14 @@ class Evaluation:
                 f"{own['MAE']:.1f} years (R² {own['R2']:.2f}), always saying the mean age by "
                 f"{plain:.1f}. Where the first is not well below the second, the regressor has no "
                 "skill, and its results below say nothing for or against a method."
+            )
+        persons: dict[str, set[str]] = {}
+        for scan in self.scans:
+            persons.setdefault(groups.name_of(scan), set()).add(scan.person)
+        if min(map(len, persons.values())) < FEW:
+            lines.append(
+                f"a bootstrap over fewer than {FEW} persons gives intervals that are too narrow: "
+                "for such groups read them as the spread, not as a test."
             )
         if self.budget != FULL:
             lines.append(f"a reduced budget: {dataclasses.asdict(self.budget)}.")

@@ -112,6 +112,10 @@ class Workspace:
             [method.name, method.settings, fitted, version("isochroma")], sort_keys=True
         )
 
+    def output_key(self, method: Method, scan: Scan) -> str:
+        """Stands for what the method makes of a scan."""
+        return f"{self.key(method)} {self.content[scan.scan]} {self.seed}"
+
     def fitted(self, method: Method) -> Method:
         """The method, fitted to the target's training scans."""
         return self.memory.cache(fit, ignore=["method", "target"])(
