@@ -1,4 +1,7 @@
-"""The README's tables of the evaluation: python benchmarks/evaluation_table.py [SUMMARY]."""
+"""Tables of the evaluation, in Markdown: python benchmarks/evaluation_table.py [SUMMARY].
+
+With --short those of the README: fewer methods, and fewer measures of each part.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +12,35 @@ from pathlib import Path
 from isochroma.evaluation.report import PARTS, markdown
 
 SUMMARY = Path(__file__).with_name("evaluation.json")
-SHOWN = {
-    "truth": ("ssim", "psnr"),
+SHORT = {
+    "truth": ("ssim",),
     "pairs": ("ssim",),
-    "closeness": ("frechet", "contrast"),
-    "anatomy": ("lesion contrast", "edges invented"),
+    "anatomy": ("lesion contrast",),
     "segmentation": ("dice mean", "dice mean, classical"),
     "age": ("absolute error", "r2"),
-    "audit": (),
-    "cost": ("seconds", "seed sd"),
 }
+SHORT_METHODS = ("raw", "histogram matching", "isochroma", "blur", "target mean")
 
 
 def main() -> None:
     """Print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("summary", nargs="?", type=Path, default=SUMMARY)
-    summary = json.loads(parser.parse_args().summary.read_text())
-    for part, measures in SHOWN.items():
+    parser.add_argument("--short", action="store_true", help="as in the README")
+    options = parser.parse_args()
+    summary = json.loads(options.summary.read_text())
+    methods = SHORT_METHODS if options.short else list(summary["methods"])
+    for part, (title, text) in PARTS.items():
         chosen = [
             record
             for record in summary["records"]
-            if record["part"] == part and (not measures or record["measure"] in measures)
+            if record["part"] == part
+            and (not options.short or record["measure"] in SHORT.get(part, ()))
         ]
-        if chosen:
-            print(f"**{PARTS[part][0]}**\n\n{markdown(chosen, list(summary['methods']))}\n")
+        if chosen and options.short:
+            print(f"**{title}**\n\n{markdown(chosen, methods)}\n")
+        elif chosen:
+            print(f"## {title}\n\n{text}\n\n{markdown(chosen, methods)}\n")
 
 
 if __name__ == "__main__":

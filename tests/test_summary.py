@@ -122,6 +122,6 @@ class TestReport:
 
     def test_markdown_has_one_line_a_measure(self) -> None:
         lines = markdown(self.table(), ["ours", "absent"]).splitlines()
-        assert lines[0] == "| | ours | absent |"
+        assert lines[0] == "| | scans | ours | absent |"
         assert len(lines) == 4
         assert all(line.endswith("| - |") for line in lines[2:])

@@ -160,10 +160,12 @@ def losses(records: Sequence[dict[str, Any]], ours: str) -> list[str]:
 
 
 def markdown(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> str:
-    """The same tables for a README: groups and measures down, methods across."""
+    """The same tables for a README: groups and measures down, methods across; and the scans that
+    all methods' numbers of a row rest on (the most, if they differ).
+    """
     lines = [
-        "| | " + " | ".join(methods) + " |",
-        "|---" * (len(methods) + 1) + "|",
+        "| | scans | " + " | ".join(methods) + " |",
+        "|---" * (len(methods) + 2) + "|",
     ]
     for part, group, name in dict.fromkeys((r["part"], r["group"], r["measure"]) for r in records):
         row = {
@@ -174,7 +176,8 @@ def markdown(records: Sequence[dict[str, Any]], methods: Sequence[str]) -> str:
         values = [cell(row[m]) if m in row else {"mean": None} for m in methods]
         shown = [f"{v['mean']} {v['interval']}".strip() if v["mean"] else "-" for v in values]
         title = measure_of(next(iter(row.values()))).title
-        lines.append(f"| {title}, {group} | " + " | ".join(shown) + " |")
+        scans = max(r["scans"] for r in row.values())
+        lines.append(f"| {title}, {group} | {scans} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
