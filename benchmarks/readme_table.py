@@ -1,4 +1,4 @@
-"""The tables of the README, measured: python benchmarks/readme_table.py --data DIR [--paper].
+"""The last table of docs/results.md: python benchmarks/readme_table.py --data DIR [--paper].
 
 Held-out scans only: the target's `test` subjects (never trained or selected on) and one person
 imaged in three contrasts. All scores are in-mask; intensities are scaled to [0, 1] by the

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 import logging
 import sys
@@ -518,8 +517,10 @@ def progress_bar() -> Iterator[Callable[[str, str, int, int], None]]:
             bar.update(task, description=f"{scan}: {stage}", completed=done, total=total)
             if not console.is_terminal and time.monotonic() - told > LOG_SECONDS:
                 told = time.monotonic()
-                now = datetime.datetime.now().strftime("%H:%M:%S")
-                typer.echo(f"{now} {scan}: {stage} ({done} of {total} done)", err=True)
+                typer.echo(
+                    f"{time.strftime('%H:%M:%S')} {scan}: {stage} ({done} of {total} done)",
+                    err=True,
+                )
 
         yield advance
 

@@ -71,13 +71,15 @@ def montage_scans(sources: list[Scan]) -> dict[str, list[Scan]]:
 
 
 def outputs_of(evaluation: Evaluation, scan: Scan) -> list[Captioned]:
-    """Slices of every method's output for one scan."""
+    """Slices of every method's output for one scan, black outside the brain."""
     volumes, truth = {}, None
     for method in evaluation.methods:
         if scan in evaluation.scans_of(method):
             with evaluation.catching(scan.scan, f"{method.name}, figure"):
-                volumes[method.name], case = evaluation.work.volume(method, scan)
-                truth = case.truth
+                volume, case = evaluation.work.volume(method, scan)
+                brain = case.prepared.mask
+                volumes[method.name] = np.where(brain, volume, -1)
+                truth = None if case.truth is None else np.where(brain, case.truth, -1)
     if not volumes:
         return []
     rest = "." if truth is None else ", and below their differences from the truth."

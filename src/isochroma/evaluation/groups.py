@@ -11,10 +11,11 @@ from isochroma.evaluation import audit, closeness, pairs
 from isochroma.evaluation.age import scores
 from isochroma.evaluation.measuring import Tools, spread
 from isochroma.evaluation.methods import Method, Raw
-from isochroma.evaluation.study import Case, Scan
+from isochroma.evaluation.study import Scan
 
 if TYPE_CHECKING:
     from isochroma.evaluation.run import Evaluation
+    from isochroma.evaluation.workspace import Workspace
 
 
 class Row(NamedTuple):
@@ -48,15 +49,11 @@ def pair_rows(evaluation: Evaluation, method: Method) -> Iterator[Row]:
     for group, a, b in pairs.same_person(evaluation.scans_of(method)):
         name = f"{a.scan} | {b.scan}"
         with evaluation.catching(name, method.name):
-            first, case_a = work.volume(method, a)
-            second, case_b = work.volume(method, b)
-            motion, shown = None, f"{group} {a.contrast}-{b.contrast}"
-            if group == pairs.RESCAN:
-                align = work.memory.cache(pairs.rigid_motion)
-                motion, shown = align(case_a.prepared, case_b.prepared), group
-            kept = work.memory.cache(agreement, ignore=["outputs", "cases", "motion"])
+            repeated = group == pairs.RESCAN
+            shown = group if repeated else f"{group} {a.contrast}-{b.contrast}"
+            kept = work.memory.cache(agreement, ignore=["work", "method", "a", "b"])
             key = [work.output_key(method, scan) for scan in (a, b)]
-            found = kept((first, second), (case_a, case_b), motion, key)
+            found = kept(work, method, a, b, repeated, key)
             yield Row("pairs", shown, name, a.person, method.name, found)
 
 
@@ -68,7 +65,12 @@ def feature_rows(evaluation: Evaluation, method: Method, tools: Tools) -> Iterat
         members.setdefault(name_of(scan), []).append(scan)
     for group, scans in members.items():
         with evaluation.catching(group, method.name):
-            features = [features_of(evaluation, method, scan, tools.features) for scan in scans]
+            work = evaluation.work
+            kept = work.memory.cache(patch_features, ignore=["work", "method", "scan", "space"])
+            features = [
+                kept(work, method, scan, tools.features, work.output_key(method, scan))
+                for scan in scans
+            ]
             target = tools.target_features[: len(scans)]
             value, interval = closeness.frechet_interval(features, target, rng)
             about = (group, group, group, method.name)
@@ -76,30 +78,24 @@ def feature_rows(evaluation: Evaluation, method: Method, tools: Tools) -> Iterat
 
 
 def agreement(
-    outputs: tuple[np.ndarray, np.ndarray],
-    cases: tuple[Case, Case],
-    motion: np.ndarray | None,
-    key: list[str],
+    work: Workspace, method: Method, a: Scan, b: Scan, repeated: bool, key: list[str]
 ) -> dict[str, float]:
-    """`pairs.agreement`, kept under a key."""
-    return pairs.agreement(*outputs, *cases, motion)
-
-
-def features_of(
-    evaluation: Evaluation, method: Method, scan: Scan, space: closeness.FeatureSpace
-) -> np.ndarray:
-    """Features of one output, kept in the cache."""
-    work = evaluation.work
-    volume, case = work.volume(method, scan)
-    kept = work.memory.cache(patch_features, ignore=["image", "mask", "space"])
-    return kept(volume, case.prepared.mask, space, work.output_key(method, scan))
+    """`pairs.agreement` of two outputs, aligned first if one scan repeats the other; kept under a
+    key, so that the volumes are read only once.
+    """
+    first, case_a = work.volume(method, a)
+    second, case_b = work.volume(method, b)
+    align = work.memory.cache(pairs.rigid_motion)
+    motion = align(case_a.prepared, case_b.prepared) if repeated else None
+    return pairs.agreement(first, second, case_a, case_b, motion)
 
 
 def patch_features(
-    image: np.ndarray, mask: np.ndarray, space: closeness.FeatureSpace, key: str
+    work: Workspace, method: Method, scan: Scan, space: closeness.FeatureSpace, key: str
 ) -> np.ndarray:
-    """`closeness.patch_features` as float32, kept under a key."""
-    return closeness.patch_features(image, mask, space).astype(np.float32)
+    """`closeness.patch_features` of an output as float32, kept under a key."""
+    volume, case = work.volume(method, scan)
+    return closeness.patch_features(volume, case.prepared.mask, space).astype(np.float32)
 
 
 def probe_sites(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import itertools
 import json
 import logging
 import shlex
@@ -66,8 +65,7 @@ class Evaluation:
     seed
         Of the methods.
     jobs
-        Processes that preprocess, and threads that measure; methods themselves run one scan at a
-        time, so that their cost is theirs.
+        Processes that preprocess, harmonize and measure side by side, a scan each.
     """
 
     def __init__(
@@ -126,17 +124,17 @@ class Evaluation:
         self.methods = fitted
         for method in self.methods:
             scans = self.scans_of(method)
-            for number, scan in enumerate(scans):
-                tell(f"{method.name}: {scan.scan}", number, len(scans))
-                with self.catching(scan.scan, method.name):
-                    self.work.output(method, scan, self.work.case(scan))
-            tell(f"{method.name}: measuring", 0, 1)
-            measure = joblib.delayed(self.measure_scan)
-            found = joblib.Parallel(n_jobs=self.jobs, prefer="threads")(
-                measure(method, scan, tools) for scan in self.scans_of(method)
+            one = joblib.delayed(measure_scan)
+            found = joblib.Parallel(self.jobs, return_as="generator")(
+                one(self.work, method, scan, tools, self.budget) for scan in scans
             )
-            for row in itertools.chain(*found):
-                self.note(row)
+            for number, (scan, rows) in enumerate(zip(scans, found, strict=True), 1):
+                tell(f"{method.name}: {scan.scan}", number, len(scans))
+                if isinstance(rows, Exception):
+                    self.fail(scan.scan, method.name, rows)
+                    continue
+                for row in rows:
+                    self.note(row)
             tell(f"{method.name}: seeds and groups", 0, 1)
             if not self.scans_of(method):
                 continue
@@ -166,10 +164,14 @@ class Evaluation:
         try:
             yield
         except Exception as error:
-            text = " ".join(str(error).split()) or type(error).__name__
-            self.failures.append({"scan": scan, "method": method, "error": text})
-            logger.warning("%s, %s: %s", scan, method, text)
-            logger.debug("failure", exc_info=error)
+            self.fail(scan, method, error)
+
+    def fail(self, scan: str, method: str, error: Exception) -> None:
+        """Note a failure."""
+        text = " ".join(str(error).split()) or type(error).__name__
+        self.failures.append({"scan": scan, "method": method, "error": text})
+        logger.warning("%s, %s: %s", scan, method, text)
+        logger.debug("failure", exc_info=error)
 
     def note(self, row: Row) -> None:
         """Keep one row's values; NaN is left out."""
@@ -178,30 +180,6 @@ class Evaluation:
                 about = (row.part, row.group, row.scan, row.person, row.method, measure)
                 cells = (*about, float(value), *row.interval, row.scans)
                 self.rows.append(dict(zip(COLUMNS, cells, strict=True)))
-
-    def measure_scan(self, method: Method, scan: Scan, tools: Tools) -> list[Row]:
-        """All measures that one output allows; none if it fails."""
-        rows: list[Row] = []
-        about = (scan.scan, scan.person, method.name)
-        kept = self.work.memory.cache(measures, ignore=["case", "values", "given", "tools"])
-        with self.catching(scan.scan, method.name):
-            case = self.work.case(scan)
-            applied = self.work.output(method, scan, case)
-            found = kept(
-                case,
-                applied.values,
-                self.work.given(method, case),
-                tools,
-                scan.core and self.budget.classical,
-                (self.work.key(method), self.work.content[scan.scan], self.seed),
-                dataclasses.asdict(self.budget),
-            )
-            cost = {"seconds": applied.seconds, "memory": applied.megabytes}
-            rows.append(Row("cost", "all", *about, cost))
-            for part, values in found.items():
-                group = (scan.preset or "own") if part == "truth" else groups.name_of(scan)
-                rows.append(Row(part, group, *about, values))
-        return rows
 
     def measure_seeds(self, method: Method) -> None:
         """Spread over three seeds, on the first core scan (the first of all if none is core)."""
@@ -297,6 +275,34 @@ class Evaluation:
             count = sum(scan.core for scan in self.scans)
             lines.append(f"{name}: on the {count} core scans only, and not in the site audit.")
         return lines
+
+
+def measure_scan(
+    work: Workspace, method: Method, scan: Scan, tools: Tools, budget: Budget
+) -> list[Row] | Exception:
+    """All measures that one output allows; what went wrong, if anything did."""
+    about = (scan.scan, scan.person, method.name)
+    kept = work.memory.cache(measures, ignore=["case", "values", "given", "tools"])
+    try:
+        case = work.case(scan)
+        applied = work.output(method, scan, case)
+        found = kept(
+            case,
+            applied.values,
+            work.given(method, case),
+            tools,
+            scan.core and budget.classical,
+            (work.key(method), work.content[scan.scan], work.seed),
+            dataclasses.asdict(budget),
+        )
+    except Exception as error:
+        return error
+    cost = {"seconds": applied.seconds, "memory": applied.megabytes}
+    rows = [Row("cost", "all", *about, cost)]
+    for part, values in found.items():
+        group = (scan.preset or "own") if part == "truth" else groups.name_of(scan)
+        rows.append(Row(part, group, *about, values))
+    return rows
 
 
 def versions() -> str:
