@@ -144,7 +144,7 @@ class TestEvaluation:
 
         monkeypatch.setattr(Blur, "apply", never)
         monkeypatch.setattr(Command, "apply", never)
-        again = Evaluation(study, out, methods, budget=BUDGET).run()
+        again = Evaluation(study, out, methods, budget=BUDGET, jobs=1).run()  # in this process
         assert again["failures"] == []
         kept = [r for r in again["records"] if r["part"] != "audit"]
         known = [r for r in first["records"] if r["part"] != "audit"]
@@ -204,6 +204,22 @@ class TestCommandLine:
         done = CliRunner().invoke(app, words)
         assert isinstance(done.exception, InputError)
         assert said in str(done.exception)
+
+    def test_core_knows_methods_and_commands(
+        self, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        limited: list[set[str]] = []
+
+        def stop(evaluation: Evaluation, progress: object) -> None:
+            limited.append(evaluation.only_core)
+            message = "stop here"
+            raise InputError(message)
+
+        monkeypatch.setattr(Evaluation, "run", stop)
+        words = ["evaluate", str(study), "-o", str(tmp_path), "--method", "zscore"]
+        words += ["--command", "copy=cp {input} {output}", "--core", "copy", "--core", "zscore"]
+        assert "stop here" in str(CliRunner().invoke(app, words).exception)
+        assert limited == [{"copy", "z-score"}]
 
     def test_simulate_writes_a_study(self, study: Path, tmp_path: Path) -> None:
         source = str(study.parent / "t0.nii.gz")

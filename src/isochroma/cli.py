@@ -410,14 +410,17 @@ def evaluate(
         raise InputError(msg) from error
 
     methods = named_methods(method or (QUICK_METHODS if quick else list(METHODS)), model)
+    own = []
     for text in command or []:
         name, separator, template = text.partition("=")
         if not separator:
             msg = f"--command {text!r}: write NAME=COMMAND."
             raise InputError(msg)
         methods.append(Command(name, template))
+        own.append(name)
     output.mkdir(parents=True, exist_ok=True)
-    limited = [known.name for known in named_methods(core or [], model)]
+    shipped = named_methods([name for name in core or [] if name not in own], model)
+    limited = [known.name for known in shipped] + [name for name in core or [] if name in own]
     evaluation = Evaluation(study, output, methods, limited, QUICK if quick else FULL, seed, jobs)
     with progress_bar() as advance:
         result = evaluation.run(partial(advance, "evaluate"))

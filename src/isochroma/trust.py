@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from isochroma.harmonize import Harmonizer
 
 THICK = 1.6  # over the model grid's voxels
-SIZE_MARGIN = 0.1  # beyond the smallest and the largest head of the target
+SMALLER, LARGER = 0.1, 0.2  # than the target's heads; templates are large (MNI space: 15 %)
 UNSURE_SHARE = 0.05  # of the brain
 
 
@@ -92,7 +92,7 @@ def doubts(prepared: Prepared, voxel_mm: np.ndarray, target: TargetDomain) -> li
         for axis, size, low, high in zip(
             ("wide", "long", "high"), extent, target.smallest_mm, target.largest_mm, strict=True
         ):
-            if not low * (1 - SIZE_MARGIN) <= size <= high * (1 + SIZE_MARGIN):
+            if not low * (1 - SMALLER) <= size <= high * (1 + LARGER):
                 found.append(
                     f"the brain is {size:.0f} mm {axis}, those of the target {low:.0f} to "
                     f"{high:.0f}: is part of it missing, or the mask wrong?"

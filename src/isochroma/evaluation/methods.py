@@ -275,11 +275,14 @@ class Ours(Stateless):
     ) -> None:
         self.name = name
         self.harmonizer = Harmonizer.from_pretrained(model, sampling=sampling)
+        sampled = dataclasses.asdict(dataclasses.replace(self.harmonizer.sampling, seed=0))
+        if not self.harmonizer.config.revises:
+            del sampled["revise"]  # no second pass, whatever it says
         self.settings = {
             "method": "isochroma",
             "model": self.harmonizer.config.sha256,
             "edges": dataclasses.asdict(self.harmonizer.config.edges),
-            "sampling": dataclasses.asdict(dataclasses.replace(self.harmonizer.sampling, seed=0)),
+            "sampling": sampled,
         }
 
     def apply(self, scan: Prepared, seed: int = 0) -> np.ndarray:
