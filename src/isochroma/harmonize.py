@@ -28,7 +28,7 @@ from isochroma.model import ModelConfig, load_model
 from isochroma.network import VelocityNetwork
 from isochroma.patches import centroid_of, condition_channels, coordinates, tile_boxes, tile_window
 from isochroma.preprocess import Prepared, brain_mask, from_model_units, prepare
-from isochroma.refine import REFINEMENTS, ascend_correlation, follow_source
+from isochroma.refine import REFINEMENTS, ascend_correlation, follow_source, source_variance
 from isochroma.runtime import RUNTIMES, OpenVinoNetwork, choose_network
 from isochroma.volume import Grid, as_scan, extend_outside, like, resample, voxel_sizes
 
@@ -297,12 +297,14 @@ class Harmonizer:
                 progress=watch.progress
                 and (lambda done, total: watch.progress("network", done, total)),
             )
+        source = (prepared.image, prepared.mask)
         with watch.stage("refine"):
             if self.sampling.refine == "paper":
-                output = ascend_correlation(output, prepared.image, prepared.mask)
+                output = ascend_correlation(output, *source)
             elif self.sampling.refine == "local":
                 error = self.config.validation_error
-                output = follow_source(output, prepared.image, prepared.mask, error)
+                variance = source_variance(output, *source, error)
+                output = follow_source(output, *source, error, variance)
         if self.sampling.refine == "local" and self.sampling.revise and self.config.revises:
             with watch.stage("revise"):
                 output = sample(
@@ -317,8 +319,7 @@ class Harmonizer:
                     draft=output,
                 )
             with watch.stage("refine"):
-                error = self.config.revision_error
-                output = follow_source(output, prepared.image, prepared.mask, error)
+                output = follow_source(output, *source, self.config.revision_error, variance)
         return output
 
     def restore(

@@ -21,8 +21,12 @@ from scipy import ndimage
 
 REFINEMENTS = ("paper", "local", "none")
 
+LEVELS = 12  # of the output, at which the source's curve is known; linear between them
+SIGMA = 12.0  # voxels; width of the Gaussian neighbourhood that a curve is made from
 CELL = 4  # voxels; the source's curve is averaged over cells of this edge
 PRIOR_VOXELS = 0.1  # a cell's weight of the whole brain's curve
+SURPRISE = 2.0  # at most so many times the output's error variance where the source contradicts it
+MISMATCH = 0.005  # variance of what a source shows beside any function of the target's intensity
 
 
 def ascend_correlation(
@@ -74,12 +78,12 @@ def follow_source(
     source: np.ndarray,
     mask: np.ndarray,
     error: float = 0.17,
-    bins: int = 12,
-    sigma: float = 12.0,
+    variance: float | None = None,
 ) -> np.ndarray:
     """Maximum a posteriori image, with the output as the prior and the source as the measurement.
 
-    Let x be the truth, y the output with x ~ N(y, P), and s = q(x) + n the source, n ~ N(0, R).
+    Let x be the truth, y the output with x ~ N(y, P), and s = q(x) + n the source, n ~ N(0, R):
+    its noise, and what it shows that is no function of x.
     The curve q, the source's intensity for each target intensity, may rise, fall or turn. It is
     the mean of s over voxels of like y, nearby; since y is a posterior mean, its error is
     uncorrelated with it, and the curve is not flattened (Berkson 1950,
@@ -87,7 +91,8 @@ def follow_source(
 
         x = y + d P / (d^2 P + R) (s - q(y)).
 
-    Where the curve is flat, the source tells nothing, and the output stays.
+    Where the curve is flat, the source tells nothing, and the output stays. Where the source
+    contradicts the output by more than d^2 P + R, as at a lesion, P is up to twice as large.
 
     Parameters
     ----------
@@ -98,30 +103,54 @@ def follow_source(
     error
         Standard deviation of the output's error, P^(1/2), model units: that of the model on
         validation scans.
-    bins
-        Levels of the output at which the curve is known; linear between them.
-    sigma
-        Width in voxels of the Gaussian neighbourhood that a curve is made from.
+    variance
+        R; by default as `source_variance` finds it.
 
     Returns
     -------
     (I, J, K) float32 within [-1, 1]; unchanged outside the mask.
     """
+    if variance is None:
+        variance = source_variance(output, source, mask, error)
+    residual, slope = compare(output, source, mask)
+    surprise = np.clip(residual**2 / ((slope * error) ** 2 + variance), 1, SURPRISE)
+    doubt = surprise * error**2
+    y = np.clip(output[mask], -1, 1).astype(np.float64)
+    refined = output.astype(np.float32, copy=True)
+    refined[mask] = np.clip(y + slope * doubt / (slope**2 * doubt + variance) * residual, -1, 1)
+    return refined
+
+
+def source_variance(
+    output: np.ndarray, source: np.ndarray, mask: np.ndarray, error: float
+) -> float:
+    """What a source shows beside any function of the target's intensity, noise included: R of
+    `follow_source`, model units squared.
+
+    The mean of (s - q(y))^2 - d^2 P, which is R if the output knows the source by its edges alone;
+    at least the noise and `MISMATCH`.
+    """
+    residual, slope = compare(output, source, mask)
+    unexplained = float(np.mean(residual**2) - np.mean((slope * error) ** 2))
+    return max(unexplained, noise_variance(source, mask) + MISMATCH)
+
+
+def compare(
+    output: np.ndarray, source: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """S - q(y) and q'(y) of each voxel in the mask: (V,) each; see `follow_source`."""
     y, s = (np.clip(volume[mask], -1, 1).astype(np.float64) for volume in (output, source))
-    level = (y + 1) / 2 * (bins - 1)
+    level = (y + 1) / 2 * (LEVELS - 1)
     where = np.argwhere(mask)
-    curve = local_curve(level, s, where, mask.shape, bins, sigma)
+    curve = local_curve(level, s, where, mask.shape)
     place = ((where - (CELL - 1) / 2) / CELL).T
 
     def look(at: np.ndarray) -> np.ndarray:
         return ndimage.map_coordinates(curve, [at, *place], order=1, mode="nearest")
 
-    above, below = np.minimum(level + 1, bins - 1), np.maximum(level - 1, 0)
-    slope = (look(above) - look(below)) / (above - below) * (bins - 1) / 2
-    gain = slope * error**2 / (slope**2 * error**2 + noise_variance(source, mask))
-    refined = output.astype(np.float32, copy=True)
-    refined[mask] = np.clip(y + gain * (s - look(level)), -1, 1)
-    return refined
+    above, below = np.minimum(level + 1, LEVELS - 1), np.maximum(level - 1, 0)
+    slope = (look(above) - look(below)) / (above - below) * (LEVELS - 1) / 2
+    return s - look(level), slope
 
 
 def local_curve(
@@ -129,15 +158,13 @@ def local_curve(
     values: np.ndarray,
     where: np.ndarray,
     shape: tuple[int, ...],
-    bins: int,
-    sigma: float,
 ) -> np.ndarray:
-    """Mean value at each level, around each cell: (bins, I/4, J/4, K/4).
+    """Mean value at each level, around each cell: (LEVELS, I/4, J/4, K/4).
 
     Parameters
     ----------
     level, values
-        (V,) levels in [0, bins - 1], and what is averaged; a voxel counts for the two levels next
+        (V,) levels in [0, LEVELS - 1], and what is averaged; a voxel counts for the two levels next
         to it.
     where
         (V, 3) voxels.
@@ -151,19 +178,19 @@ def local_curve(
     """
     cells = tuple(-(-n // CELL) for n in shape)
     cell = np.ravel_multi_index(tuple((where // CELL).T), cells)
-    lower = np.minimum(level.astype(int), bins - 2)
+    lower = np.minimum(level.astype(int), LEVELS - 2)
     share = level - lower
-    size = bins * int(np.prod(cells))
+    size = LEVELS * int(np.prod(cells))
     count, total = np.zeros(size), np.zeros(size)
     for step, part in ((0, 1 - share), (1, share)):
         index = (lower + step) * int(np.prod(cells)) + cell
         count += np.bincount(index, part, size)
         total += np.bincount(index, part * values, size)
-    count, total = (each.reshape(bins, *cells) for each in (count, total))
+    count, total = (each.reshape(LEVELS, *cells) for each in (count, total))
     whole, known = total.sum((1, 2, 3)), count.sum((1, 2, 3))
     there = known > 0.001 * len(level)
-    mean = np.interp(np.arange(bins), np.flatnonzero(there), whole[there] / known[there])
-    width = (0, *[sigma / CELL] * 3)
+    mean = np.interp(np.arange(LEVELS), np.flatnonzero(there), whole[there] / known[there])
+    width = (0, *[SIGMA / CELL] * 3)
     count, total = (ndimage.gaussian_filter(each, width) for each in (count, total))
     return (total + PRIOR_VOXELS * mean[:, None, None, None]) / (count + PRIOR_VOXELS)
 

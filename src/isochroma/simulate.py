@@ -101,20 +101,24 @@ def bias_field(shape: tuple[int, ...], peak: float, rng: np.random.Generator) ->
 
 
 def random_scanner(rng: np.random.Generator) -> Scanner:
-    """A scanner nobody built: random intensity map (rising, falling or neither), bias, blur (one
-    axis more in every fourth: thick slices), surroundings, mottle and noise. Neighbouring knots
-    differ by 0.1 or more, so that no boundary vanishes.
+    """A scanner nobody built: random contrast, bias, blur (thick slices along one axis in two of
+    five), surroundings, mottle and noise.
+
+    The contrast is one of four, equally likely: a gamma curve, as another scanner's T1w scan may
+    differ from the target's; or random values that rise, fall, or do neither. Of these,
+    neighbouring knots differ by 0.05 or more, so that no boundary vanishes in the noise.
     """
-    while True:
+    order = rng.choice(["gamma", "rising", "falling", "free"])
+    values = np.array(KNOTS) ** np.exp(rng.uniform(-0.7, 0.7))
+    while order != "gamma":
         values = rng.uniform(0, 1, len(KNOTS))
-        order = rng.choice(["rising", "falling", "free"])
         if order != "free":
             values = np.sort(values) if order == "rising" else np.sort(values)[::-1]
-        if np.abs(np.diff(values)).min() >= 0.1:
+        if np.abs(np.diff(values)).min() >= 0.05:
             break
     blur = np.full(3, rng.uniform(0, 0.7))
-    if rng.random() < 0.25:
-        blur[rng.integers(3)] += rng.uniform(0, 0.8)
+    if rng.random() < 0.4:
+        blur[rng.integers(3)] += rng.uniform(0, 1)
     return Scanner(
         KNOTS,
         tuple(values),
@@ -122,5 +126,5 @@ def random_scanner(rng: np.random.Generator) -> Scanner:
         blur=tuple(blur),
         outside=rng.uniform(0, 1) if rng.random() < 0.5 else None,
         mottle=rng.uniform(0, 0.05),
-        noise=rng.uniform(0, 0.04),
+        noise=rng.uniform(0, 0.05),
     )
