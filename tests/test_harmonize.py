@@ -546,7 +546,7 @@ class TestDevice:
 class TestRecord:
     KEYS = (
         "Model ModelSHA256 Sampling Preprocessing Edges MaskOrigin BrainVolumeMl Doubts "
-        "OutsideMask SourceLimits TargetLimits Device Precision Runtime Seconds"
+        "OutsideMask SourceLimits TargetLimits WhiteMatterMode Device Precision Runtime Seconds"
     )
 
     def test_record_is_complete_and_serialisable(self) -> None:
@@ -563,6 +563,9 @@ class TestRecord:
         assert record["Preprocessing"]["spacing_mm"] == SPACING_MM
         assert record["BrainVolumeMl"] == pytest.approx(239, abs=6)
         assert record["TargetLimits"] == [100.0, 500.0]
+        modes = record["WhiteMatterMode"]
+        assert set(modes) == {"Output", "Target"}
+        assert all(300 <= mode <= 500 for mode in modes.values())  # the brighter half
         low, high = record["SourceLimits"]
         assert 150 < low < 300
         assert 850 < high < 1100

@@ -184,6 +184,21 @@ class TestModelUnits:
             preprocess.intensity_limits(np.full(50, 3.0), PreprocessSettings())
 
 
+class TestWhiteMatterMode:
+    def test_the_brighter_peak_though_the_darker_is_higher(self) -> None:
+        rng = np.random.default_rng(0)
+        grey, white = rng.normal(-0.2, 0.1, 50_000), rng.normal(0.4, 0.1, 40_000)
+        found = preprocess.white_matter_mode(np.concatenate([grey, white]))
+        assert found == pytest.approx(0.4, abs=0.03)
+
+    def test_ignores_a_bright_tail(self) -> None:
+        rng = np.random.default_rng(0)
+        brain = [rng.normal(-0.5, 0.1, 50_000), rng.normal(0.3, 0.1, 50_000)]
+        vessels = rng.uniform(0.8, 1, 2_000)
+        found = preprocess.white_matter_mode(np.concatenate([*brain, vessels]))
+        assert found == pytest.approx(0.3, abs=0.03)
+
+
 class TestCorrectBias:
     @staticmethod
     def variation(values: np.ndarray, where: np.ndarray) -> float:

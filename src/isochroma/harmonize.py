@@ -24,10 +24,16 @@ from torch import Tensor
 from isochroma import flow, trust
 from isochroma.edges import EdgeSettings, canny
 from isochroma.errors import InputError
-from isochroma.model import ModelConfig, load_model
+from isochroma.model import ModelConfig, TargetDomain, load_model
 from isochroma.network import VelocityNetwork
 from isochroma.patches import centroid_of, condition_channels, coordinates, tile_boxes, tile_window
-from isochroma.preprocess import Prepared, brain_mask, from_model_units, prepare
+from isochroma.preprocess import (
+    Prepared,
+    brain_mask,
+    from_model_units,
+    prepare,
+    white_matter_mode,
+)
 from isochroma.refine import REFINEMENTS, ascend_correlation, follow_source, source_variance
 from isochroma.runtime import RUNTIMES, OpenVinoNetwork, choose_network
 from isochroma.volume import Grid, as_scan, extend_outside, like, resample, voxel_sizes
@@ -227,7 +233,8 @@ class Harmonizer:
         output = self.translate(prepared, watch)
         with watch.stage("restore"):
             values = self.restore(output, prepared, scan, brain)
-        doubts = trust.doubts(prepared, voxel_sizes(scan.affine), self.config.target)
+        target = self.config.target
+        doubts = trust.doubts(prepared, voxel_sizes(scan.affine), target)
         record: dict[str, Any] = {
             "Model": self.config.name,
             "ModelSHA256": self.config.sha256,
@@ -239,7 +246,8 @@ class Harmonizer:
             "Doubts": doubts,
             "OutsideMask": self.outside,
             "SourceLimits": [prepared.lower, prepared.upper],
-            "TargetLimits": [self.config.target.lower, self.config.target.upper],
+            "TargetLimits": [target.lower, target.upper],
+            "WhiteMatterMode": white_matter_modes(output[prepared.mask], target),
             "Device": str(self.device),
             "Precision": self.precision,
             "Runtime": "openvino" if isinstance(self.network, OpenVinoNetwork) else "torch",
@@ -335,6 +343,20 @@ class Harmonizer:
         values = resample(extend_outside(values, prepared.mask), prepared.grid, Grid.of(scan))
         elsewhere = np.asarray(scan.dataobj, np.float32) if self.outside == "source" else 0
         return np.where(brain, values, elsewhere)
+
+
+def white_matter_modes(values: np.ndarray, target: TargetDomain) -> dict[str, float]:
+    """Of an output's in-mask values, and of the target domain if it is known: model units in,
+    target's units out.
+    """
+    shown = {"Output": values}
+    if target.quantiles:
+        known = np.linspace(0, 1, len(target.quantiles))
+        shown["Target"] = np.interp(np.linspace(0, 1, 10_001), known, target.quantiles)
+    return {
+        name: round(from_model_units(white_matter_mode(v), target.lower, target.upper), 1)
+        for name, v in shown.items()
+    }
 
 
 def choose_device(name: str) -> torch.device:
