@@ -167,6 +167,11 @@ class TestBasic:
         expected = {"steps": 2, "solver": "midpoint", "refine": "paper", "revise": False}
         assert record["Sampling"] == {**expected, "seed": 0}
 
+    def test_no_second_pass(self, command: Command, scan: Path, out: Path, model: Path) -> None:
+        assert command("harmonize", scan, "-o", out, "--model", model, "--no-revise").code == 0
+        record = json.loads((out / "sub-01_T1w_harmonized.json").read_text())
+        assert record["Sampling"]["revise"] is False
+
     def test_uncertainty(self, command: Command, scan: Path, out: Path, model: Path) -> None:
         done = command("harmonize", scan, "-o", out, "--model", model, "--uncertainty", 2)
         assert done.code == 0

@@ -76,6 +76,10 @@ def harmonize(
     refine: Annotated[
         Refine | None, typer.Option(help="Refinement [local; --paper: paper].")
     ] = None,
+    revise: Annotated[
+        bool | None,
+        typer.Option("--revise/--no-revise", help="Second pass after the local refinement [on]."),
+    ] = None,
     paper: Annotated[
         bool,
         typer.Option("--paper", help="The paper's sampling: 15 midpoint steps, its refinement."),
@@ -119,7 +123,12 @@ def harmonize(
 
     from isochroma.harmonize import PAPER_SAMPLING, Harmonizer, SamplingSettings
 
-    chosen: dict[str, Any] = {"steps": steps, "solver": solver, "refine": refine}
+    chosen: dict[str, Any] = {
+        "steps": steps,
+        "solver": solver,
+        "refine": refine,
+        "revise": revise,
+    }
     sampling = dataclasses.replace(
         PAPER_SAMPLING if paper else SamplingSettings(),
         seed=seed,
