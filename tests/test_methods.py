@@ -85,7 +85,7 @@ def fitted(target: list[Prepared]) -> dict[str, Method]:
 
 class TestInterface:
     def test_registry(self) -> None:
-        assert set(METHODS) == set(CHEAP) | {"default", "paper"}
+        assert set(METHODS) == set(CHEAP) | {"default", "edges-alone", "paper"}
 
     def test_settings_are_plain_and_differ(self, fitted: dict[str, Method]) -> None:
         texts = [json.dumps(method.settings, sort_keys=True) for method in fitted.values()]

@@ -347,6 +347,8 @@ class Command(Stateless):
             raise InputError(msg)
 
 
+EDGES_ALONE = SamplingSettings(refine="none", revise=False)
+
 METHODS: dict[str, Callable[[str], Method]] = {
     "raw": lambda model: Raw(),
     "histogram-matching": lambda model: HistogramMatching(),
@@ -356,6 +358,7 @@ METHODS: dict[str, Callable[[str], Method]] = {
     "ssimh": lambda model: SSIMHistogramMatching(),
     "blindharmony": lambda model: BlindHarmony(),
     "default": Ours,
+    "edges-alone": lambda model: Ours(model, EDGES_ALONE, "isochroma, edges alone"),
     "paper": lambda model: Ours(model, PAPER_SAMPLING, "isochroma, paper mode"),
     "blur": lambda model: Blur(),
     "target-mean": lambda model: TargetMean(),
