@@ -34,7 +34,13 @@ from isochroma.preprocess import (
     prepare,
     white_matter_mode,
 )
-from isochroma.refine import REFINEMENTS, ascend_correlation, follow_source, source_variance
+from isochroma.refine import (
+    REFINEMENTS,
+    ascend_correlation,
+    follow_source,
+    keep_structure,
+    source_variance,
+)
 from isochroma.runtime import RUNTIMES, OpenVinoNetwork, choose_network
 from isochroma.volume import Grid, as_scan, extend_outside, like, resample, voxel_sizes
 
@@ -327,7 +333,7 @@ class Harmonizer:
                     draft=output,
                 )
             with watch.stage("refine"):
-                output = follow_source(output, *source, self.config.revision_error, variance)
+                output = keep_structure(output, *source, variance)
         return output
 
     def restore(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
@@ -75,23 +74,13 @@ class ModelConfig:
     @property
     def validation_error(self) -> float:
         """Root mean square error on the validation scans, model units; 0.2 if it is not known."""
-        return root_mean_square(self.training.get("val_psnr"))
-
-    @property
-    def revision_error(self) -> float:
-        """The same of the second pass, over the drafts of validation scans."""
-        known = [v for k, v in self.training.items() if re.fullmatch(r"val_draft\d+_psnr", k)]
-        return root_mean_square(sum(known) / len(known) if known else None)
+        psnr = self.training.get("val_psnr")
+        return 0.2 if psnr is None else 2 * 10 ** (-psnr / 20)
 
     @property
     def revises(self) -> bool:
         """Whether the network was trained on drafts (`flow.DRAFT_TIME`)."""
         return self.training.get("draft_share", 0) > 0
-
-
-def root_mean_square(psnr: float | None) -> float:
-    """Error in model units that a PSNR in dB means; 0.2 if it is not known."""
-    return 0.2 if psnr is None else 2 * 10 ** (-psnr / 20)
 
 
 def from_dict(kind: type[Settings], values: dict[str, Any], where: str = "config") -> Settings:
