@@ -333,7 +333,7 @@ class Harmonizer:
                     draft=output,
                 )
             with watch.stage("refine"):
-                output = keep_structure(output, *source, variance)
+                output = keep_structure(output, *source, error, variance)
         return output
 
     def restore(

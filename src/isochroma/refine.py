@@ -123,7 +123,7 @@ def follow_source(
 
 
 def keep_structure(
-    output: np.ndarray, source: np.ndarray, mask: np.ndarray, variance: float
+    output: np.ndarray, source: np.ndarray, mask: np.ndarray, error: float, variance: float
 ) -> np.ndarray:
     """Give back to a second pass's output what it took from the source beside noise: lesions.
 
@@ -133,7 +133,8 @@ def keep_structure(
         b = sum g d (s - q(y)) / sum g d^2,
 
     has the variance R sum g^2 / sum g d^2 where the source differs by R alone. What b^2 has above
-    that is P: noise stays removed, and what neighbours agree on comes back.
+    that is P, up to twice the first pass's: noise stays removed, and what neighbours agree on comes
+    back.
 
     Parameters
     ----------
@@ -141,8 +142,8 @@ def keep_structure(
         (I, J, K) volumes in model units.
     mask
         (I, J, K) bool.
-    variance
-        R, of the first pass: the second has seen the source, so its residual tells less.
+    error, variance
+        P^(1/2) and R of the first pass: the second has seen the source, so its residual tells less.
 
     Returns
     -------
@@ -157,9 +158,10 @@ def keep_structure(
 
     power = np.maximum(around(slope**2), 1e-6)
     squares = (4 * np.pi * STRUCTURE**2) ** -1.5  # sum of g^2
-    excess = np.maximum((around(slope * residual) / power) ** 2 - variance * squares / power, 0)
+    excess = (around(slope * residual) / power) ** 2 - variance * squares / power
+    doubt = np.clip(excess, 0, SURPRISE * error**2)
     y = np.clip(output[mask], -1, 1).astype(np.float64)
-    gain = slope * excess / (slope**2 * excess + variance)
+    gain = slope * doubt / (slope**2 * doubt + variance)
     refined = output.astype(np.float32, copy=True)
     refined[mask] = np.clip(y + gain * residual, -1, 1)
     return refined
