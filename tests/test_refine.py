@@ -1,4 +1,4 @@
-"""Refinement: gradient ascent on the global correlation."""
+"""Refinement: gradient ascent on the correlation, and the source as a measurement."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from isochroma.refine import (
     MISMATCH,
     ascend_correlation,
     follow_source,
+    keep_structure,
     noise_variance,
     source_variance,
 )
@@ -141,25 +142,25 @@ MAPS = {
 }
 
 
+@pytest.fixture(scope="module")
+def drawn() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A textured truth, an output that has lost its detail, and the mask."""
+    rng = np.random.default_rng(0)
+    coarse, fine = (ndimage.gaussian_filter(rng.standard_normal(LARGE), sigma) for sigma in (4, 1))
+    truth = np.clip(0.6 * coarse / coarse.std() + 0.15 * fine / fine.std(), -1, 1)
+    mask = np.zeros(LARGE, dtype=bool)
+    mask[3:-3, 3:-3, 3:-3] = True
+    output = np.clip(0.6 * coarse / coarse.std(), -1, 1)
+    truth, output = (np.where(mask, v, 0).astype(np.float32) for v in (truth, output))
+    return truth, output, mask
+
+
+def rms(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((a - b)[mask] ** 2)))
+
+
 class TestFollowSource:
-    """A textured truth, an output that has lost its detail, and sources of several contrasts."""
-
-    @pytest.fixture(scope="class")
-    def drawn(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rng = np.random.default_rng(0)
-        coarse, fine = (
-            ndimage.gaussian_filter(rng.standard_normal(LARGE), sigma) for sigma in (4, 1)
-        )
-        truth = np.clip(0.6 * coarse / coarse.std() + 0.15 * fine / fine.std(), -1, 1)
-        mask = np.zeros(LARGE, dtype=bool)
-        mask[3:-3, 3:-3, 3:-3] = True
-        output = np.clip(0.6 * coarse / coarse.std(), -1, 1)
-        truth, output = (np.where(mask, v, 0).astype(np.float32) for v in (truth, output))
-        return truth, output, mask
-
-    @staticmethod
-    def rms(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
-        return float(np.sqrt(np.mean((a - b)[mask] ** 2)))
+    """Sources of several contrasts."""
 
     @pytest.mark.parametrize("name", list(MAPS))
     def test_detail_of_the_source_comes_back_whatever_its_contrast(
@@ -170,7 +171,7 @@ class TestFollowSource:
         refined = follow_source(output, source, mask)
         # Near a turning point the source cannot tell the sides apart: less comes back there.
         share = 0.7 if name == "turning" else 0.55
-        assert self.rms(refined, truth, mask) < share * self.rms(output, truth, mask)
+        assert rms(refined, truth, mask) < share * rms(output, truth, mask)
 
     @pytest.mark.parametrize("name", ["rising", "falling"])
     def test_a_lesion_that_the_output_lacks_appears_with_the_targets_sign(
@@ -217,7 +218,7 @@ class TestFollowSource:
         truth, output, mask = drawn
         lumps = ndimage.gaussian_filter(np.random.default_rng(3).standard_normal(LARGE), 1)
         source = np.where(mask, 0.7 * MAPS[name](truth) + 0.2 * lumps / lumps[mask].std(), 0)
-        error = self.rms(output, truth, mask)
+        error = rms(output, truth, mask)
         assert source_variance(output, source, mask, error) == pytest.approx(0.04, rel=0.15)
 
     def test_a_function_of_the_target_leaves_the_least(
@@ -225,7 +226,7 @@ class TestFollowSource:
     ) -> None:
         truth, output, mask = drawn
         source = np.where(mask, MAPS["rising"](truth), 0)
-        found = source_variance(output, source, mask, self.rms(output, truth, mask))
+        found = source_variance(output, source, mask, rms(output, truth, mask))
         assert found == pytest.approx(MISMATCH + noise_variance(source, mask))
 
     def test_noise_alone_hardly_moves_the_output(
@@ -234,7 +235,7 @@ class TestFollowSource:
         _, output, mask = drawn
         noise = 0.3 * np.random.default_rng(1).standard_normal(LARGE)
         refined = follow_source(output, np.where(mask, np.clip(noise, -1, 1), 0), mask)
-        assert self.rms(refined, output, mask) < 0.03
+        assert rms(refined, output, mask) < 0.03
 
     def test_trust_in_the_output_limits_the_change(
         self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -242,7 +243,7 @@ class TestFollowSource:
         truth, output, mask = drawn
         noisy = truth + 0.1 * np.random.default_rng(2).standard_normal(LARGE)
         changes = [
-            self.rms(follow_source(output, np.where(mask, noisy, 0), mask, error), output, mask)
+            rms(follow_source(output, np.where(mask, noisy, 0), mask, error), output, mask)
             for error in (0.01, 0.05, 0.2)
         ]
         assert changes == sorted(changes)
@@ -255,6 +256,66 @@ class TestFollowSource:
         outside = output + np.where(mask, 0, 7).astype(np.float32)
         before = outside.copy()
         refined = follow_source(outside, -truth, mask)
+        assert refined.dtype == np.float32
+        assert np.abs(refined[mask]).max() <= 1
+        np.testing.assert_array_equal(refined[~mask], 7)
+        np.testing.assert_array_equal(outside, before)
+
+
+class TestKeepStructure:
+    """What a second pass lost comes back if it is structure, and stays away if it is noise."""
+
+    NOISE = 0.06
+
+    def shown(
+        self, image: np.ndarray, mask: np.ndarray, name: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        noise = self.NOISE * np.random.default_rng(5).standard_normal(LARGE)
+        return np.where(mask, MAPS[name](image) + noise, 0), noise
+
+    @pytest.mark.parametrize("name", ["rising", "falling"])
+    def test_a_lost_lesion_comes_back(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray], name: str
+    ) -> None:
+        _, output, mask = drawn
+        changed = output.copy()
+        changed[18:22, 20:24, 16:20] -= 0.4
+        source, _ = self.shown(changed, mask, name)
+        refined = keep_structure(output, source, mask, 0.2, self.NOISE**2)
+        kept = (output - refined)[18:22, 20:24, 16:20].mean() / 0.4
+        assert 0.6 < kept < 1.05
+
+    @pytest.mark.parametrize("name", ["rising", "falling"])
+    def test_noise_stays_away(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray], name: str
+    ) -> None:
+        """About a third of what inverting the curve would bring, at most."""
+        _, output, mask = drawn
+        source, noise = self.shown(output, mask, name)
+        slope = {"rising": 0.4, "falling": -0.7}[name]
+        refined = keep_structure(output, source, mask, 0.2, self.NOISE**2)
+        share = rms(refined, output, mask) / rms(noise / slope, 0 * noise, mask)
+        assert share < 0.35
+
+    def test_a_doubled_error_is_the_bound(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> None:
+        """However large the disagreement, the gain is that of P = 2 error^2 at most."""
+        _, output, mask = drawn
+        source = output.copy()
+        source[18:22, 20:24, 16:20] -= 0.6
+        refined = keep_structure(output, source, mask, 0.05, 0.01)
+        share = (output - refined)[19:21, 21:23, 17:19].mean() / 0.6
+        bound = 2 * 0.05**2 / (2 * 0.05**2 + 0.01)
+        assert 0.5 * bound < share < 1.3 * bound
+
+    def test_range_outside_and_inputs(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> None:
+        truth, output, mask = drawn
+        outside = output + np.where(mask, 0, 7).astype(np.float32)
+        before = outside.copy()
+        refined = keep_structure(outside, -truth, mask, 0.2, 0.005)
         assert refined.dtype == np.float32
         assert np.abs(refined[mask]).max() <= 1
         np.testing.assert_array_equal(refined[~mask], 7)
