@@ -184,7 +184,7 @@ def source_variance(
 def compare(
     output: np.ndarray, source: np.ndarray, mask: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """S - q(y) and q'(y) of each voxel in the mask: (V,) each; see `follow_source`."""
+    """Residual s - q(y) and slope q'(y) of each voxel in the mask: (V,) each (`follow_source`)."""
     y, s = (np.clip(volume[mask], -1, 1).astype(np.float64) for volume in (output, source))
     level = (y + 1) / 2 * (LEVELS - 1)
     where = np.argwhere(mask)
