@@ -359,10 +359,9 @@ def white_matter_modes(values: np.ndarray, target: TargetDomain) -> dict[str, fl
     if target.quantiles:
         known = np.linspace(0, 1, len(target.quantiles))
         shown["Target"] = np.interp(np.linspace(0, 1, 10_001), known, target.quantiles)
-    return {
-        name: round(from_model_units(white_matter_mode(v), target.lower, target.upper), 1)
-        for name, v in shown.items()
-    }
+    modes = np.array([white_matter_mode(each) for each in shown.values()])
+    intensities = from_model_units(modes, target.lower, target.upper).round(1).tolist()
+    return dict(zip(shown, intensities, strict=True))
 
 
 def choose_device(name: str) -> torch.device:
