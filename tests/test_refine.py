@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -249,18 +252,6 @@ class TestFollowSource:
         assert changes == sorted(changes)
         assert changes[0] < 0.01
 
-    def test_range_outside_and_inputs(
-        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
-    ) -> None:
-        truth, output, mask = drawn
-        outside = output + np.where(mask, 0, 7).astype(np.float32)
-        before = outside.copy()
-        refined = follow_source(outside, -truth, mask)
-        assert refined.dtype == np.float32
-        assert np.abs(refined[mask]).max() <= 1
-        np.testing.assert_array_equal(refined[~mask], 7)
-        np.testing.assert_array_equal(outside, before)
-
 
 class TestKeepStructure:
     """What a second pass lost comes back if it is structure, and stays away if it is noise."""
@@ -309,17 +300,21 @@ class TestKeepStructure:
         bound = 2 * 0.05**2 / (2 * 0.05**2 + 0.01)
         assert 0.5 * bound < share < 1.3 * bound
 
-    def test_range_outside_and_inputs(
-        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
-    ) -> None:
-        truth, output, mask = drawn
-        outside = output + np.where(mask, 0, 7).astype(np.float32)
-        before = outside.copy()
-        refined = keep_structure(outside, -truth, mask, 0.2, 0.005)
-        assert refined.dtype == np.float32
-        assert np.abs(refined[mask]).max() <= 1
-        np.testing.assert_array_equal(refined[~mask], 7)
-        np.testing.assert_array_equal(outside, before)
+
+@pytest.mark.parametrize(
+    "refine", [follow_source, partial(keep_structure, error=0.2, variance=0.005)]
+)
+def test_range_outside_and_inputs(
+    drawn: tuple[np.ndarray, np.ndarray, np.ndarray], refine: Callable[..., np.ndarray]
+) -> None:
+    truth, output, mask = drawn
+    outside = output + np.where(mask, 0, 7).astype(np.float32)
+    before = outside.copy()
+    refined = refine(outside, -truth, mask)
+    assert refined.dtype == np.float32
+    assert np.abs(refined[mask]).max() <= 1
+    np.testing.assert_array_equal(refined[~mask], 7)
+    np.testing.assert_array_equal(outside, before)
 
 
 class TestNoiseVariance:

@@ -115,11 +115,7 @@ def follow_source(
         variance = source_variance(output, source, mask, error)
     residual, slope = compare(output, source, mask)
     surprise = np.clip(residual**2 / ((slope * error) ** 2 + variance), 1, SURPRISE)
-    doubt = surprise * error**2
-    y = np.clip(output[mask], -1, 1).astype(np.float64)
-    refined = output.astype(np.float32, copy=True)
-    refined[mask] = np.clip(y + slope * doubt / (slope**2 * doubt + variance) * residual, -1, 1)
-    return refined
+    return correct(output, mask, residual, slope, surprise * error**2, variance)
 
 
 def keep_structure(
@@ -160,6 +156,20 @@ def keep_structure(
     squares = (4 * np.pi * STRUCTURE**2) ** -1.5  # sum of g^2
     excess = (around(slope * residual) / power) ** 2 - variance * squares / power
     doubt = np.clip(excess, 0, SURPRISE * error**2)
+    return correct(output, mask, residual, slope, doubt, variance)
+
+
+def correct(
+    output: np.ndarray,
+    mask: np.ndarray,
+    residual: np.ndarray,
+    slope: np.ndarray,
+    doubt: np.ndarray,
+    variance: float,
+) -> np.ndarray:
+    """The output moved by d P / (d^2 P + R) (s - q(y)), with (V,) residual s - q(y), slope d and
+    doubt P, and the variance R; see `follow_source`.
+    """
     y = np.clip(output[mask], -1, 1).astype(np.float64)
     gain = slope * doubt / (slope**2 * doubt + variance)
     refined = output.astype(np.float32, copy=True)
