@@ -200,6 +200,11 @@ class TestPersons:
         a, b = (accuracy(convnet(epochs=3), alike["thumbnail"]) for _ in range(2))
         assert a.auc == b.auc
 
+    def test_side_by_side(self, alike: dict[str, np.ndarray]) -> None:
+        """Two processes find what one finds."""
+        a, b = (accuracy(logistic, alike["shape"], permutations=5, jobs=n) for n in (1, 2))
+        assert a == b
+
     def test_lengths_differ(self) -> None:
         with pytest.raises(InputError, match="not of the same scans"):
             audit(logistic, np.zeros((3, 1)), {"x": np.zeros((4, 1))}, ["a"] * 3, ["p"] * 3)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -493,6 +495,29 @@ class TestRefusals:
         refused = command("harmonize", scan, "-o", out, "--model", model)
         assert refused.is_refusal("No space left on device", "Check the disk's space")
         assert names(out) == []
+
+    def test_terminated(
+        self,
+        command: Command,
+        scan: Path,
+        out: Path,
+        model: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A termination signal while the image is written: no temporary file stays."""
+        before = signal.getsignal(signal.SIGTERM)
+
+        def terminated(image: nib.Nifti1Image, path: Path) -> None:
+            Path(path).write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(nib, "save", terminated)
+        try:
+            done = command("harmonize", scan, "-o", out, "--model", model)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert done.code == 128 + signal.SIGTERM
+        assert list(out.rglob("*")) == []
 
     @pytest.mark.parametrize(
         "options",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -339,6 +340,7 @@ def train(
     if devices != "auto" and not devices.isdecimal():
         msg = f"--devices {devices}: give a number or auto."
         raise InputError(msg)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning has its own handler, for SLURM
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = ModelConfig(
         name=name or output.resolve().name,
@@ -542,8 +544,14 @@ def report(error: Exception) -> None:
     typer.echo(f"isochroma: {error}", err=True)
 
 
+def stop(number: int, frame: object) -> None:
+    """On a signal: end as after an error, so that no process and no temporary file stays."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Run the command; a known error is one line and exit status 1."""
+    signal.signal(signal.SIGTERM, stop)
     try:
         app()
     except (InputError, FloatingPointError) as error:

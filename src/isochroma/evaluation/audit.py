@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+import joblib
 import numpy as np
 import torch
 from scipy import ndimage
@@ -226,6 +228,7 @@ def audit(
     permutations: int = 200,
     seeds: Sequence[int] = (0,),
     folds: int = 5,
+    jobs: int = 1,
 ) -> Audit:
     """Probe raw scans and the outputs of every method for the site.
 
@@ -251,6 +254,8 @@ def audit(
         The folds, and the network's start, are drawn once for each; shuffled runs take turns.
     folds
         At most, and no more than the smallest site has persons.
+    jobs
+        Processes that train side by side.
 
     Returns
     -------
@@ -271,18 +276,21 @@ def audit(
     raw, outputs = raw[keep], {method: each[keep] for method, each in outputs.items()}
     folds = min(folds, *(counts[site] for site in used))
 
-    def run(train: np.ndarray, tests: list[np.ndarray], labels: np.ndarray, seed: int) -> Scores:
-        return cross_validate(probe, train, tests, labels, people, folds, seed)
-
-    frozen = [run(raw, list(outputs.values()), y, seed) for seed in seeds]
-    retrained = {
-        method: [run(each, [each], y, seed) for seed in seeds] for method, each in outputs.items()
-    }
     rng = np.random.default_rng(seeds[0])
-    shuffled = [
-        run(raw, [*outputs.values(), raw], shuffle(y, people, rng), seeds[n % len(seeds)])
+    methods = list(outputs.values())
+    runs = [(raw, methods, y, seed) for seed in seeds]
+    runs += [(each, [each], y, seed) for each in methods for seed in seeds]
+    runs += [
+        (raw, [*methods, raw], shuffle(y, people, rng), seeds[n % len(seeds)])
         for n in range(permutations)
     ]
+    one = joblib.delayed(cross_validate)
+    found = joblib.Parallel(jobs, return_as="generator")(
+        one(probe, train, tests, labels, people, folds, seed) for train, tests, labels, seed in runs
+    )
+    frozen = list(islice(found, len(seeds)))
+    retrained = {method: list(islice(found, len(seeds))) for method in outputs}
+    shuffled = list(found)
     rows = []
     for index, method in enumerate(outputs):
         chance = np.array([scores.values[index] for scores in shuffled]).reshape(-1, 2)

@@ -105,10 +105,11 @@ def probe_sites(
     sites: list[str],
     persons: list[str],
     permutations: int,
+    jobs: int,
 ) -> audit.Audit:
     """`audit.audit` by the probe's name, kept under all of its input."""
     fit = audit.convnet() if probe == "network" else audit.logistic
-    return audit.audit(fit, raw, outputs, sites, persons, permutations=permutations)
+    return audit.audit(fit, raw, outputs, sites, persons, permutations=permutations, jobs=jobs)
 
 
 def age_rows(evaluation: Evaluation, method: Method) -> Iterator[Row]:
@@ -173,8 +174,8 @@ def audit_rows(evaluation: Evaluation) -> Iterator[Row]:
         if not outputs:
             continue
         raw = outputs["any" if probe == "shape" else Raw.name]
-        kept = work.memory.cache(probe_sites)
-        found = kept(probe, raw, outputs, sites, persons, permutations)
+        kept = work.memory.cache(probe_sites, ignore=["jobs"])
+        found = kept(probe, raw, outputs, sites, persons, permutations, evaluation.jobs)
         group = f"{' against '.join(found.sites)}, {found.persons} persons"
         for row in found.rows:
             values = {row.method: row.balanced_accuracy}
