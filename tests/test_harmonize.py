@@ -42,7 +42,7 @@ from isochroma.harmonize import (
 )
 from isochroma.network import COMPACT, PAPER, NetworkSettings
 from isochroma.patches import tile_boxes, tile_window
-from isochroma.refine import follow_source, keep_structure, source_variance
+from isochroma.refine import follow_source, keep_structure
 
 COS, SIN = 2 * np.cos(0.4), 2 * np.sin(0.4)
 GRIDS = {
@@ -446,7 +446,7 @@ class TestSampling:
             for refine in ("none", "local")
         ]
         source = runs[0].prepared
-        expected = follow_source(runs[0].output, source.image, source.mask, 0.2)
+        expected, _ = follow_source(runs[0].output, source.image, source.mask, 0.2)
         np.testing.assert_array_equal(runs[1].output, expected)
         assert np.abs(expected - runs[0].output).max() > 0.01
 
@@ -466,7 +466,7 @@ class TestSampling:
         second = sample(
             random_network(), edges, mask, SamplingSettings(), spacing_mm=2.0, draft=draft.output
         )
-        variance = source_variance(plain.output, draft.prepared.image, mask, 0.2)
+        _, variance = follow_source(plain.output, draft.prepared.image, mask, 0.2)
         expected = keep_structure(second, draft.prepared.image, mask, 0.2, variance)
         np.testing.assert_allclose(twice.output, expected, atol=1e-5)
         assert np.abs(expected - draft.output).max() > 0.01

@@ -39,7 +39,6 @@ from isochroma.refine import (
     ascend_correlation,
     follow_source,
     keep_structure,
-    source_variance,
 )
 from isochroma.runtime import RUNTIMES, OpenVinoNetwork, choose_network
 from isochroma.volume import Grid, as_scan, extend_outside, like, resample, voxel_sizes
@@ -317,8 +316,7 @@ class Harmonizer:
                 output = ascend_correlation(output, *source)
             elif self.sampling.refine == "local":
                 error = self.config.validation_error
-                variance = source_variance(output, *source, error)
-                output = follow_source(output, *source, error, variance)
+                output, variance = follow_source(output, *source, error)
         if self.sampling.refine == "local" and self.sampling.revise and self.config.revises:
             with watch.stage("revise"):
                 output = sample(

@@ -79,8 +79,7 @@ def follow_source(
     source: np.ndarray,
     mask: np.ndarray,
     error: float = 0.17,
-    variance: float | None = None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, float]:
     """Maximum a posteriori image, with the output as the prior and the source as the measurement.
 
     Let x be the truth, y the output with x ~ N(y, P), and s = q(x) + n the source, n ~ N(0, R):
@@ -94,6 +93,8 @@ def follow_source(
 
     Where the curve is flat, the source tells nothing, and the output stays. Where the source
     contradicts the output by more than d^2 P + R, as at a lesion, P is up to twice as large.
+    R is the mean of (s - q(y))^2 - d^2 P, which holds if the output knows the source by its edges
+    alone; at least the noise and `MISMATCH`.
 
     Parameters
     ----------
@@ -104,18 +105,16 @@ def follow_source(
     error
         Standard deviation of the output's error, P^(1/2), model units: that of the model on
         validation scans.
-    variance
-        R; by default as `source_variance` finds it.
 
     Returns
     -------
-    (I, J, K) float32 within [-1, 1]; unchanged outside the mask.
+    (I, J, K) float32 within [-1, 1], unchanged outside the mask; and R, model units squared.
     """
-    if variance is None:
-        variance = source_variance(output, source, mask, error)
     residual, slope = compare(output, source, mask)
+    unexplained = float(np.mean(residual**2) - np.mean((slope * error) ** 2))
+    variance = max(unexplained, noise_variance(source, mask) + MISMATCH)
     surprise = np.clip(residual**2 / ((slope * error) ** 2 + variance), 1, SURPRISE)
-    return correct(output, mask, residual, slope, surprise * error**2, variance)
+    return correct(output, mask, residual, slope, surprise * error**2, variance), variance
 
 
 def keep_structure(
@@ -175,20 +174,6 @@ def correct(
     refined = output.astype(np.float32, copy=True)
     refined[mask] = np.clip(y + gain * residual, -1, 1)
     return refined
-
-
-def source_variance(
-    output: np.ndarray, source: np.ndarray, mask: np.ndarray, error: float
-) -> float:
-    """What a source shows beside any function of the target's intensity, noise included: R of
-    `follow_source`, model units squared.
-
-    The mean of (s - q(y))^2 - d^2 P, which is R if the output knows the source by its edges alone;
-    at least the noise and `MISMATCH`.
-    """
-    residual, slope = compare(output, source, mask)
-    unexplained = float(np.mean(residual**2) - np.mean((slope * error) ** 2))
-    return max(unexplained, noise_variance(source, mask) + MISMATCH)
 
 
 def compare(
