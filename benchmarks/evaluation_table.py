@@ -46,8 +46,10 @@ def main() -> None:
         ]
         if chosen and options.short:
             print(f"**{title}**\n\n{markdown(chosen, methods)}\n")
-        elif chosen:
-            print(f"## {title}\n\n{text}\n\n{markdown(chosen, methods)}\n")
+        elif chosen:  # chance levels of the site audit stand beside the methods
+            levels = dict.fromkeys(record["method"] for record in chosen)
+            columns = [*methods, *(name for name in levels if name not in methods)]
+            print(f"## {title}\n\n{text}\n\n{markdown(chosen, columns)}\n")
 
 
 if __name__ == "__main__":

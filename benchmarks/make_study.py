@@ -42,9 +42,9 @@ def target(data: Path, out: Path) -> list[dict[str, Any]]:
         rows.append({**known, **own, "core": core})
         if truth:
             known = {**known, "split": "", "core": core}
-            rows += [{**known, **r} for r in simulate_file(path, out, list(PRESETS))]
+            rows += [{**r, **known} for r in simulate_file(path, out, list(PRESETS))]
             rows += [
-                {**known, **r} for r in simulate_file(path, out, [LESION_PRESET], lesions=True)
+                {**r, **known} for r in simulate_file(path, out, [LESION_PRESET], lesions=True)
             ]
             first = False
     return rows
@@ -67,7 +67,7 @@ def oasis(data: Path, out: Path) -> list[dict[str, Any]]:
         }
         rows.append({"path": path, "scan": f"oasis_{scan}", **known})
         simulated = simulate_file(path, out, [LARGE_GAP])[0]
-        rows.append({**known, **simulated, "truth": ""})
+        rows.append({**simulated, **known, "truth": ""})
     return rows
 
 

@@ -36,23 +36,17 @@ class TestEdges:
         image = texture(0)
         found = edge_agreement(image, image, MASK)
         assert found.kept == found.supported == 1
-        assert 0.2 < found.kept_by_chance < 0.8
 
     def test_inverted_contrast_keeps_edges(self) -> None:
         image = texture(0)
         assert edge_agreement(-image, image, MASK).kept > 0.99
 
-    def test_mirrored_is_at_chance(self) -> None:
-        image = texture(0)
-        chance = edge_agreement(image, image, MASK)
-        mirrored = edge_agreement(image[::-1], image, MASK)
-        assert mirrored.kept == pytest.approx(chance.kept_by_chance, abs=0.01)
-        assert mirrored.supported == pytest.approx(chance.supported_by_chance, abs=0.01)
-
     def test_unrelated_is_at_chance(self) -> None:
-        found = edge_agreement(texture(1), texture(0), MASK)
-        assert found.kept == pytest.approx(found.kept_by_chance, abs=0.05)
-        assert found.supported == pytest.approx(found.supported_by_chance, abs=0.05)
+        """An edge lies as often near one of another image's as any other voxel does."""
+        output, source = (canny(texture(seed), MASK, EdgeSettings()) for seed in (1, 0))
+        found = anatomy.edge_agreement(output, source, MASK)
+        near = [ndimage.binary_dilation(edges)[MASK].mean() for edges in (output, source)]
+        assert [found.kept, found.supported] == pytest.approx(near, abs=0.05)
 
     def test_moved_by_one_voxel(self) -> None:
         """All edges that did not leave the mask lie within 1 voxel; by three, few do."""
@@ -101,16 +95,6 @@ class TestVolumes:
         found = anatomy.tissue_volumes(labels)
         assert found == {"CSF": 0.5, "grey matter": 0.3, "white matter": 0.2}
         assert anatomy.tissue_volumes(labels, spacing_mm=2)["CSF"] == 4
-
-    def test_changes(self) -> None:
-        before = np.zeros((10, 10, 10), dtype=np.uint8)
-        before[:4], before[4:6] = GREY, WHITE
-        after = before.copy()
-        after[3] = WHITE
-        found = anatomy.volume_changes(after, before)
-        assert found["grey matter"] == pytest.approx(-0.25)
-        assert found["white matter"] == pytest.approx(0.5)
-        assert np.isnan(found["CSF"])
 
 
 Planted = tuple[np.ndarray, np.ndarray, list[anatomy.Lesion]]

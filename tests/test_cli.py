@@ -143,7 +143,7 @@ class TestBasic:
         assert record["Model"] == "tiny"
         weights = (model / "weights.safetensors").read_bytes()
         assert record["ModelSHA256"] == hashlib.sha256(weights).hexdigest()
-        sampling = {"steps": 2, "solver": "heun", "refine": "local", "revise": True, "seed": 5}
+        sampling = {"steps": 2, "solver": "heun", "refine": "local", "revise": False, "seed": 5}
         assert record["Sampling"] == sampling
         assert record["Preprocessing"]["n4"] is False
         assert record["OutsideMask"] == "source"
@@ -173,6 +173,13 @@ class TestBasic:
         assert command("harmonize", scan, "-o", out, "--model", model, "--no-revise").code == 0
         record = json.loads((out / "sub-01_T1w_harmonized.json").read_text())
         assert record["Sampling"]["revise"] is False
+
+    @pytest.mark.parametrize("words", [(), ("--refine", "none"), ("--paper",)])
+    def test_a_second_pass_that_cannot_be_is_refused(
+        self, command: Command, scan: Path, out: Path, model: Path, words: tuple[str, ...]
+    ) -> None:
+        done = command("harmonize", scan, "-o", out, "--model", model, "--revise", *words)
+        assert done.is_refusal("the second pass needs --refine local, and a model trained for it")
 
     def test_uncertainty(self, command: Command, scan: Path, out: Path, model: Path) -> None:
         done = command("harmonize", scan, "-o", out, "--model", model, "--uncertainty", 2)
@@ -252,10 +259,11 @@ class TestBasic:
         arguments = ("harmonize", scan, "-o", out, "--model", model, "--steps", 2)
         assert command(*arguments).code == 0
         first = np.asarray(nib.load(out / "sub-01_T1w_harmonized.nii.gz").dataobj).copy()
-        assert command(*arguments, "--seed", 1, "--overwrite").code == 0
+        for extra in (("--preview", "--uncertainty", 2), ()):  # the second run clears them away
+            assert command(*arguments, "--seed", 1, "--overwrite", *extra).code == 0
+            assert len(names(out)) == (5 if extra else 3)
         second = np.asarray(nib.load(out / "sub-01_T1w_harmonized.nii.gz").dataobj)
         assert np.abs(first - second).max() > 0.1
-        assert len(names(out)) == 3
 
     def test_models_without_any_is_no_error(self, command: Command) -> None:
         done = command("models")

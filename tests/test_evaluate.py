@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from fixtures_pipeline import RAS, head, head_image
 from isochroma.cli import app
 from isochroma.errors import InputError
 from isochroma.evaluation.measuring import Budget
-from isochroma.evaluation.methods import Blur, Command, TargetMean
-from isochroma.evaluation.run import Evaluation
+from isochroma.evaluation.methods import Blur, Command, Raw, TargetMean
+from isochroma.evaluation.run import Evaluation, measure_scan
 from isochroma.evaluation.simulated import simulate_file, write_study
 
 BUDGET = Budget(segmenter_steps=2, permutations=5, convnet_permutations=0, resamples=100)
@@ -156,6 +157,27 @@ class TestEvaluation:
         with pytest.raises(InputError, match="'nothing' is not among the methods"):
             Evaluation(study, tmp_path, [Blur()], ["nothing"], BUDGET)
 
+    def test_a_corrected_age_is_measured_anew(
+        self, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def measures(case, values, given, tools, classical, key, budget):  # type: ignore[no-untyped-def]
+            return {"age": {"error": case.scan.age}}
+
+        monkeypatch.setattr("isochroma.evaluation.run.measures", measures)
+        evaluation = Evaluation(study, tmp_path, [Blur()], [], BUDGET)
+        for age in (30.0, 40.0):
+            scan = dataclasses.replace(evaluation.scans[0], age=age)
+            found = measure_scan(evaluation.work, Raw(), scan, None, BUDGET)  # type: ignore[arg-type]
+            assert found[-1].values == {"error": age}
+
+    def test_outputs_are_kept_under_the_code_that_makes_them(
+        self, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        work = Evaluation(study, tmp_path, [Blur()], [], BUDGET).work
+        before = work.key(Blur())
+        monkeypatch.setattr("isochroma.evaluation.workspace.code", lambda kind: "changed")
+        assert work.key(Blur()) != before
+
 
 class TestSimulateFile:
     def test_scans_truth_and_lesions_are_written_once(self, study: Path, tmp_path: Path) -> None:
@@ -175,6 +197,17 @@ class TestSimulateFile:
         before = Path(row["path"]).stat().st_mtime_ns
         assert simulate_file(source, tmp_path, ["flair-3T"], lesions=True) == rows
         assert Path(row["path"]).stat().st_mtime_ns == before
+
+    def test_another_scan_or_seed_is_refused(self, study: Path, tmp_path: Path) -> None:
+        source = study.parent / "t0.nii.gz"
+        simulate_file(source, tmp_path, ["spgr-3T"])
+        with pytest.raises(InputError, match="another seed"):
+            simulate_file(source, tmp_path, ["tse-t2-3T"], seed=1)
+        other = tmp_path / "elsewhere" / "t0.nii.gz"
+        other.parent.mkdir()
+        other.write_bytes((study.parent / "t1.nii.gz").read_bytes())
+        with pytest.raises(InputError, match="another scan of that name"):
+            simulate_file(other, tmp_path, ["spgr-3T"])
 
     def test_same_seed_same_scan(self, study: Path, tmp_path: Path) -> None:
         source = study.parent / "t1.nii.gz"
@@ -231,3 +264,19 @@ class TestCommandLine:
         assert row["preset"] == "tse-t2-3T"
         assert row["truth"] == source
         assert Path(row["path"]).is_file()
+
+    def test_simulated_twins_meet_in_one_study(self, study: Path, tmp_path: Path) -> None:
+        """With a target row added, the study is valid; scans with lesions find their twin."""
+        words = ["simulate", str(study.parent / "t0.nii.gz"), "-o", str(tmp_path)]
+        for extra in ([], ["--lesions"]):
+            done = CliRunner().invoke(app, [*words, "--preset", "tse-t2-3T", *extra])
+            assert done.exit_code == 0, done.output
+        with (tmp_path / "study.tsv").open(newline="") as stream:
+            rows = list(csv.DictReader(stream, delimiter="\t"))
+        target = {"path": study.parent / "t1.nii.gz", "site": "target", "split": "train"}
+        write_study(tmp_path / "study.tsv", [target, *rows])
+        evaluation = Evaluation(tmp_path / "study.tsv", tmp_path / "report", [Blur()], [], BUDGET)
+        plain, lesioned = evaluation.scans
+        assert {plain.person, lesioned.person} == {"t0"}
+        case = evaluation.work.case(lesioned)
+        assert evaluation.work.healthy(Blur(), case) is not None

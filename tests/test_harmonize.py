@@ -556,7 +556,7 @@ class TestRecord:
         assert json.loads(json.dumps(record)) == json.loads(json.dumps(record, default=str))
         assert record["Model"] == "tiny"
         assert record["ModelSHA256"] == "abc"
-        sampling = {"steps": 1, "solver": "euler", "refine": "local", "revise": True, "seed": 7}
+        sampling = {"steps": 1, "solver": "euler", "refine": "local", "revise": False, "seed": 7}
         assert record["Sampling"] == sampling
         assert record["Preprocessing"]["spacing_mm"] == SPACING_MM
         assert record["BrainVolumeMl"] == pytest.approx(239, abs=6)

@@ -65,6 +65,14 @@ class TestIsStripped:
 
 
 class TestBrainMask:
+    def test_a_whole_head_on_zeros_is_not_taken_for_stripped(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(preprocess, "_deepbet", lambda image: ball((64, 64, 64), 30))
+        for edge, origin in ((2.0, "stripped"), (2.7, "deepbet")):  # 905 and 2226 ml
+            affine = np.diag([edge, edge, edge, 1])
+            assert preprocess.brain_mask(image_of(stripped_head(), affine))[1] == origin
+
     def test_given(self) -> None:
         data = stripped_head()
         chosen = ball((64, 64, 64), 25)
@@ -123,7 +131,7 @@ class TestBrainMask:
 
         monkeypatch.setattr(preprocess, "_brain_extraction", lambda: SimpleNamespace(run=run))
         noise = np.random.default_rng(0).uniform(1, 5, (64, 64, 64))
-        with pytest.raises(InputError, match="Give a mask with --mask"):
+        with pytest.raises(InputError, match=r"found no brain. Check the scan, or give its mask"):
             preprocess.brain_mask(image_of(noise, TWO_MM))
 
     def test_whole_head(self, example_head: nib.Nifti1Image) -> None:

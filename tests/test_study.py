@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import nibabel as nib
@@ -116,10 +117,24 @@ class TestOpenCase:
 
     def test_mask_is_where_scan_and_truth_both_are(self, folder: Path) -> None:
         data, _ = head(seed=2)
-        data[:22] = 0  # half a head
-        nib.save(nib.Nifti1Image(data, RAS), folder / "half.nii.gz")
-        text = "path\tsite\tsplit\ttruth\na.nii.gz\tT\ttrain\t\nc.nii.gz\tS\t\thalf.nii.gz\n"
+        text = "path\tsite\tsplit\ttruth\na.nii.gz\tT\ttrain\t\nc.nii.gz\tS\t\tcut.nii.gz\n"
+        whole = np.flatnonzero(data.any((1, 2)))
+        data[: whole[4]] = 0  # a slab is missing
+        nib.save(nib.Nifti1Image(data, RAS), folder / "cut.nii.gz")
         scan = read_study(write(folder, text))[1]
-        settings = SETTINGS
-        with pytest.raises(InputError, match="brain mask"):  # 120 ml are no head
-            open_case(scan, settings, "")
+        alone = open_case(dataclasses.replace(scan, truth=None), SETTINGS, "")
+        case = open_case(scan, SETTINGS, "")
+        assert case.prepared.mask.sum() < alone.prepared.mask.sum()
+        np.testing.assert_array_equal(case.prepared.image[~case.prepared.mask], 0)
+        data[:22] = 0  # half a head: 120 ml are none
+        nib.save(nib.Nifti1Image(data, RAS), folder / "cut.nii.gz")
+        with pytest.raises(InputError, match=r"cut.nii.gz: the brain mask"):
+            open_case(scan, SETTINGS, "")
+
+    def test_no_lesions_are_no_failure(self, folder: Path) -> None:
+        none = nib.Nifti1Image(np.zeros(head(seed=2)[0].shape, np.uint8), RAS)
+        nib.save(none, folder / "none.nii.gz")
+        text = "path\tsite\tsplit\tlesions\na.nii.gz\tT\ttrain\t\nc.nii.gz\tS\t\tnone.nii.gz\n"
+        case = open_case(read_study(write(folder, text))[1], SETTINGS, "")
+        assert case.lesions is not None
+        assert not case.lesions.any()

@@ -254,6 +254,25 @@ class TestCache:
             cache_scan(target / "sub-01_T1w.nii.gz", tmp_path, config(), 0)
         assert list(tmp_path.iterdir()) == []
 
+    def test_an_interrupted_draft_is_made_again(
+        self, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cached = cache_scan(target / "sub-01_T1w.nii.gz", tmp_path, config(), 0)
+        first_pass = Harmonizer(random_network(), config(), device="cpu")
+
+        def cut_short(path: Path, array: np.ndarray) -> None:
+            Path(path).write_bytes(b"half")
+            if Path(path).name == "draft.npy":
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(training.np, "save", cut_short)
+            with pytest.raises(KeyboardInterrupt):
+                training.cache_examples(cached, first_pass, 1)
+        training.cache_examples(cached, first_pass, 1)
+        (example,) = training.open_examples(cached, config().sha256, 1)
+        assert example.draft.shape == open_cached(cached).image.shape
+
     def test_scans_of_one_name_do_not_share_a_cache(self, tmp_path: Path) -> None:
         """FreeSurfer's layout: bert/mri/T1.mgz, ernie/mri/T1.mgz."""
         paths = [tmp_path / person / "mri" / "T1.mgz" for person in ("bert", "ernie")]

@@ -71,23 +71,25 @@ class TestDoubts:
     HEAD = TargetDomain(smallest_mm=(68.0, 84.0, 68.0), largest_mm=(74.0, 90.0, 74.0))
 
     def test_none_for_a_head_like_the_targets(self, result: Result) -> None:
-        assert trust.doubts(result.prepared, np.ones(3), self.HEAD) == []
+        assert trust.doubts(result.prepared, np.full(3, 2.0), self.HEAD) == []
 
     def test_thick_slices(self, result: Result) -> None:
-        (found,) = trust.doubts(result.prepared, np.array([1, 1, 4.0]), self.HEAD)
-        assert "1.0 x 1.0 x 4.0 mm" in found
+        (found,) = trust.doubts(result.prepared, np.array([2, 1.4, 1.4]), self.HEAD)
+        assert found == "voxels of 2.0 x 1.4 x 1.4 mm: detail finer than 2 mm is lost."
+        (found,) = trust.doubts(result.prepared, np.array([2, 2, 4.0]), self.HEAD)
+        assert "2.0 x 2.0 x 4.0 mm" in found
 
     def test_the_lower_third_is_missing(self, result: Result) -> None:
         mask = result.prepared.mask.copy()
         mask[:, :, : mask.shape[2] // 3] = False
         (found,) = trust.doubts(
-            dataclasses.replace(result.prepared, mask=mask), np.ones(3), self.HEAD
+            dataclasses.replace(result.prepared, mask=mask), np.full(3, 2.0), self.HEAD
         )
         assert "mm high" in found
         assert "68 to 74" in found
 
     def test_unknown_sizes(self, result: Result) -> None:
-        assert trust.doubts(result.prepared, np.ones(3), TargetDomain()) == []
+        assert trust.doubts(result.prepared, np.full(3, 2.0), TargetDomain()) == []
 
     def test_extent_of_a_box(self) -> None:
         mask = np.zeros((20, 20, 20), bool)

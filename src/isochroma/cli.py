@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from isochroma import __version__
-from isochroma.errors import InputError
+from isochroma.errors import InputError, about
 
 if TYPE_CHECKING:
     from isochroma.harmonize import Harmonizer, Result
@@ -116,8 +116,7 @@ def harmonize(
     """
     from isochroma.volume import load
 
-    extra = [*(["preview"] if preview else []), *(["uncertainty"] if uncertainty else [])]
-    targets = plan_outputs(scans, output, extra, overwrite)
+    targets = plan_outputs(scans, output, overwrite)
     if mask is not None and len(scans) > 1:
         msg = "--mask goes with one scan. Harmonize scans with masks one at a time."
         raise InputError(msg)
@@ -145,13 +144,17 @@ def harmonize(
         precision=precision,
         runtime=runtime,
     )
+    if revise and not harmonizer.revises:
+        msg = "the second pass needs --refine local, and a model trained for it. Omit --revise."
+        raise InputError(msg)
     given = load(mask) if mask is not None else None
     failed = 0
     with progress_bar() as advance:
         for path, files in targets.items():
             try:
+                tell = partial(advance, path.name)
                 doubts = harmonize_file(
-                    harmonizer, path, files, given, dtype, uncertainty, partial(advance, path.name)
+                    harmonizer, path, files, given, dtype, uncertainty, preview, tell
                 )
             except InputError as error:
                 failed += 1
@@ -164,11 +167,9 @@ def harmonize(
         raise typer.Exit(1)
 
 
-def plan_outputs(
-    scans: list[Path], output: Path, extra: Sequence[str], overwrite: bool
-) -> dict[Path, dict[str, Path]]:
-    """Files that each scan will become: image, mask, sidecar, and those of preview and uncertainty
-    that `extra` asks for.
+def plan_outputs(scans: list[Path], output: Path, overwrite: bool) -> dict[Path, dict[str, Path]]:
+    """Files that each scan will become: image, mask, sidecar, and, if asked for, preview and
+    uncertainty.
 
     Raises
     ------
@@ -186,7 +187,6 @@ def plan_outputs(
     sources = {scan.resolve() for scan in scans}
     for scan in scans:
         suffix = next((s for s in SUFFIXES[::-1] if scan.name.lower().endswith(s)), ".nii.gz")
-        suffix = ".nii.gz" if scan.name.lower().endswith(".nii.gz") else suffix
         image = output if single else output / f"{stem(scan)}_harmonized{suffix}"
         base = image.parent / stem(image)
         suffix = image.name[len(base.name) :]
@@ -197,8 +197,6 @@ def plan_outputs(
             "preview": base.with_name(f"{base.name}.png"),
             "uncertainty": base.with_name(f"{base.name}_uncertainty{suffix}"),
         }
-        optional = {"preview", "uncertainty"} - set(extra)
-        files = {what: path for what, path in files.items() if what not in optional}
         for path in files.values():
             if path in taken:
                 msg = f"{taken[path]} and {scan} would both write {path}. Use two folders."
@@ -222,9 +220,12 @@ def harmonize_file(
     mask: Any,
     dtype: str,
     uncertainty: int,
+    preview: bool,
     progress: Any,
 ) -> list[str]:
-    """Harmonize one file; its outputs appear together, or not at all. Returns the doubts."""
+    """Harmonize one file; its outputs appear together, or not at all, and none of an older run
+    stays beside them. Returns the doubts.
+    """
     import nibabel as nib
 
     from isochroma.harmonize import Stopwatch
@@ -233,12 +234,9 @@ def harmonize_file(
     watch = Stopwatch(progress)
     with watch.stage("load"):
         scan = load(path)
-    try:
+    with about(path):
         kind = scan.get_data_dtype() if dtype == "input" else dtype
         result = harmonizer.run(scan, mask, kind, progress, uncertainty)
-    except InputError as error:
-        msg = f"{path}: {error}"
-        raise InputError(msg) from error
     record = {
         "GeneratedBy": {"Name": "isochroma", "Version": __version__},
         "Source": str(path),
@@ -260,12 +258,14 @@ def harmonize_file(
         files["mask"]: lambda target: nib.save(result.mask, target),
         files["sidecar"]: write_sidecar,
     }
-    if "preview" in files:
+    if preview:
         writers[files["preview"]] = lambda target: before_after(result, target)
     spread = result.uncertainty
     if spread is not None:
         writers[files["uncertainty"]] = lambda target: nib.save(spread, target)
     write_together(writers)
+    for old in set(files.values()) - set(writers):
+        old.unlink(missing_ok=True)
     return result.record["Doubts"]
 
 
@@ -454,10 +454,11 @@ def simulate(
 ) -> None:
     """Show scans as other scanners would: travelling subjects, simulated.
 
-    Writes NAME_PRESET.nii.gz with a JSON sidecar, and study.tsv with each scan's truth.
+    Writes NAME_PRESET.nii.gz with a JSON sidecar, and study.tsv with each scan's truth; scans that
+    study.tsv already names stay in it.
     """
     try:
-        from isochroma.evaluation.simulated import simulate_file, write_study
+        from isochroma.evaluation.simulated import add_to_study, simulate_file
         from isochroma.sequences import PRESETS
     except ModuleNotFoundError as error:
         msg = f"simulation needs the package {error.name}. Run: pip install 'isochroma[evaluate]'"
@@ -472,7 +473,7 @@ def simulate(
         for number, path in enumerate(scans):
             advance(path.name, "simulating", number, len(scans))
             rows += simulate_file(path, output, preset or list(PRESETS), lesions, seed)
-    write_study(output / "study.tsv", [{**row, "site": row["preset"]} for row in rows])
+    add_to_study(output / "study.tsv", [{**row, "site": "simulated"} for row in rows])
     typer.echo(output / "study.tsv")
 
 

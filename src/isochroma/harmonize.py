@@ -189,6 +189,14 @@ class Harmonizer:
         """Load a shipped model by name, or a model folder; options as for the class."""
         return cls(*load_model(name), **options)
 
+    @property
+    def revises(self) -> bool:
+        """Whether there is a second pass: if it is wanted, after the local refinement, by a model
+        that was trained for it.
+        """
+        wanted = self.sampling.revise and self.sampling.refine == "local"
+        return wanted and self.config.revises
+
     def __call__(
         self,
         image: nib.spatialimages.SpatialImage,
@@ -243,7 +251,7 @@ class Harmonizer:
         record: dict[str, Any] = {
             "Model": self.config.name,
             "ModelSHA256": self.config.sha256,
-            "Sampling": dataclasses.asdict(self.sampling),
+            "Sampling": dataclasses.asdict(self.sampling) | {"revise": self.revises},
             "Preprocessing": dataclasses.asdict(self.preprocess),
             "Edges": dataclasses.asdict(self.config.edges),
             "MaskOrigin": origin,
@@ -317,7 +325,7 @@ class Harmonizer:
             elif self.sampling.refine == "local":
                 error = self.config.validation_error
                 output, variance = follow_source(output, *source, error)
-        if self.sampling.refine == "local" and self.sampling.revise and self.config.revises:
+        if self.revises:
             with watch.stage("revise"):
                 output = sample(
                     self.network,

@@ -21,6 +21,7 @@ from isochroma.volume import Grid, bounding_box, extend_outside, model_grid, res
 
 MARGIN_VOXELS = 4
 BRAIN_ML = (200, 3000)
+STRIPPED_ML = 2000  # more than this around exact zeros is a whole head
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,7 @@ def brain_mask(
         If a given mask lies on another grid or is empty, or no plausible brain is found.
     """
     data = np.asanyarray(image.dataobj)
+    voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
     if given is not None:
         if np.prod(given.shape) != data.size or not Grid.of(image).same_as(Grid.of(given)):
             msg = (
@@ -202,15 +204,15 @@ def brain_mask(
             )
             raise InputError(msg)
         mask, origin = np.asanyarray(given.dataobj).reshape(data.shape) > 0, "given"
-    elif is_stripped(data):
+    elif is_stripped(data) and (data != 0).sum() * voxel_ml <= STRIPPED_ML:
         mask, origin = ndimage.binary_fill_holes(largest_component(data != 0)), "stripped"
     else:
         mask, origin = _deepbet(image), "deepbet"
-    volume_ml = mask.sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000
+    volume_ml = mask.sum() * voxel_ml
     if not BRAIN_ML[0] <= volume_ml <= BRAIN_ML[1]:
         msg = (
             f"the brain mask ({origin}) holds {volume_ml:.0f} ml; a head has {BRAIN_ML[0]} to "
-            f"{BRAIN_ML[1]} ml. Check the scan, or give a mask with --mask."
+            f"{BRAIN_ML[1]} ml. Check the scan, or give its mask (harmonize --mask)."
         )
         raise InputError(msg)
     return mask, origin
@@ -231,6 +233,8 @@ def _deepbet(image: nib.spatialimages.SpatialImage) -> np.ndarray:
     try:
         _, mask, _ = _brain_extraction().run(plain)
     except (AssertionError, ValueError, RuntimeError) as error:
-        msg = "deepbet found no brain in the scan. Give a mask with --mask."
+        reason = " ".join(str(error).split())
+        found = f"deepbet found no brain{f' ({reason})' if reason else ''}."
+        msg = f"{found} Check the scan, or give its mask (harmonize --mask)."
         raise InputError(msg) from error
     return np.asanyarray(mask.dataobj) > 0

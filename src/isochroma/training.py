@@ -8,6 +8,7 @@ seed and the step, so a run that was killed continues as if it had not been.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -33,7 +34,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from isochroma import flow, metrics, patches
 from isochroma.drafts import Example, make_example
 from isochroma.edges import canny
-from isochroma.errors import InputError
+from isochroma.errors import InputError, about
 from isochroma.harmonize import Harmonizer, SamplingSettings, sample
 from isochroma.model import ModelConfig, TargetDomain, save_model
 from isochroma.network import VelocityNetwork, loss_weight
@@ -68,8 +69,8 @@ class TrainingSettings:
         uniform (0: the paper's training). The optimum of the loss at each t stays what it is.
     draft_share, draft_copies
         Share of the patches that train the second pass, and of how many copies of each scan.
-    validate_every
-        Steps between validations; a checkpoint is written at each, and every `checkpoint_every`.
+    validate_every, checkpoint_every
+        Steps between validations, and between checkpoints.
     seed
         Of every random choice.
     """
@@ -154,29 +155,37 @@ def cache_scan(path: Path, folder: Path, config: ModelConfig, variants: int) -> 
     if record.is_file() and json.loads(record.read_text())["settings"] == settings:
         return cached
     scan = load(path)
-    prepared = prepare(scan, brain_mask(scan)[0], config.preprocess)
+    with about(path):
+        prepared = prepare(scan, brain_mask(scan)[0], config.preprocess)
     rng = np.random.default_rng(int(settings["sha256"][:8], 16))
     unit = from_model_units(prepared.image, 0, 1)
     maps = [canny(prepared.image, prepared.mask, config.edges)]
     for _ in range(variants):
         copy = random_scanner(rng).render(unit, prepared.mask, rng)
         maps.append(canny(copy, prepared.mask, config.edges))
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        work = Path(temporary) / "scan"
-        work.mkdir()
+    with into_place(cached) as work:
         np.save(work / "image.npy", prepared.image.astype(np.float16))
         np.save(work / "mask.npy", prepared.mask)
         np.save(work / "edges.npy", np.stack(maps))
         limits = {"lower": prepared.lower, "upper": prepared.upper}
         (work / "settings.json").write_text(json.dumps({"settings": settings, **limits}))
-        shutil.rmtree(cached, ignore_errors=True)
-        try:
-            work.rename(cached)
-        except OSError:  # another process of the same run may have been first
-            if not record.is_file():
-                raise
     return cached
+
+
+@contextlib.contextmanager
+def into_place(folder: Path) -> Iterator[Path]:
+    """A temporary folder to fill, which then replaces `folder`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        work = Path(temporary) / folder.name
+        work.mkdir()
+        yield work
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            work.rename(folder)
+        except OSError:  # another process of the same run may have been first
+            if not folder.is_dir():
+                raise
 
 
 def cache_examples(cached: Path, harmonizer: Harmonizer, count: int) -> None:
@@ -185,14 +194,14 @@ def cache_examples(cached: Path, harmonizer: Harmonizer, count: int) -> None:
     folder = cached / f"drafts-{harmonizer.config.sha256[:8]}"
     image, mask = np.asarray(scan.image, dtype=np.float32), np.asarray(scan.mask)
     for number in range(count):
-        if (folder / str(number) / "draft.npy").is_file():
+        if (folder / str(number)).is_dir():
             continue
         seed = [int(cached.name[-8:], 16), number]
         example = make_example(image, mask, harmonizer, np.random.default_rng(seed))
-        (folder / str(number)).mkdir(parents=True, exist_ok=True)
-        for name, volume in example._asdict().items():  # the draft last: with it, all is there
-            kind = volume.dtype if volume.dtype == bool else np.float16
-            np.save(folder / str(number) / f"{name}.npy", volume.astype(kind))
+        with into_place(folder / str(number)) as work:
+            for name, volume in example._asdict().items():
+                kind = volume.dtype if volume.dtype == bool else np.float16
+                np.save(work / f"{name}.npy", volume.astype(kind))
 
 
 def open_examples(cached: Path, model: str, count: int) -> tuple[Example, ...]:

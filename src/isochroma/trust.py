@@ -18,7 +18,7 @@ from isochroma.volume import voxel_sizes
 if TYPE_CHECKING:
     from isochroma.harmonize import Harmonizer
 
-THICK = 1.6  # over the model grid's voxels
+THICK, FINE = 1.6, 0.8  # over the model grid's voxels
 SMALLER, LARGER = 0.1, 0.2  # than the target's heads; templates are large (MNI space: 15 %)
 UNSURE_SHARE = 0.05  # of the brain
 
@@ -84,9 +84,11 @@ def doubts(prepared: Prepared, voxel_mm: np.ndarray, target: TargetDomain) -> li
     """
     found = []
     spacing = voxel_sizes(prepared.grid.affine)
+    shown = " x ".join(f"{size:.1f}" for size in voxel_mm)
     if voxel_mm.max() > THICK * spacing[0]:
-        shown = " x ".join(f"{size:.1f}" for size in voxel_mm)
         found.append(f"voxels of {shown} mm: the model was trained at {spacing[0]:.0f} mm.")
+    if voxel_mm.min() < FINE * spacing[0]:
+        found.append(f"voxels of {shown} mm: detail finer than {spacing[0]:.0f} mm is lost.")
     if target.smallest_mm:
         extent = brain_extent(prepared.mask) * spacing
         for axis, size, low, high in zip(

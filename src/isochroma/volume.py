@@ -70,8 +70,9 @@ def stem(path: Path | str) -> str:
     return name
 
 
-def load(path: Path | str) -> nib.spatialimages.SpatialImage:
-    """Load one 3D scan (or a 4D file with one volume) and check that it can be harmonized.
+def load(path: Path | str, constant: bool = False) -> nib.spatialimages.SpatialImage:
+    """Load one 3D scan (or a 4D file with one volume) and check that it can be harmonized; labels,
+    for which `constant` allows one value everywhere, likewise.
 
     Raises
     ------
@@ -93,11 +94,11 @@ def load(path: Path | str) -> nib.spatialimages.SpatialImage:
         reason = " ".join(str(error).split())
         msg = f"{path}: cannot be read as NIfTI or MGH ({reason}). Export or convert it anew."
         raise InputError(msg) from error
-    return as_scan(image, str(path))
+    return as_scan(image, str(path), constant)
 
 
 def as_scan(
-    image: nib.spatialimages.SpatialImage, name: str = "image"
+    image: nib.spatialimages.SpatialImage, name: str = "image", constant: bool = False
 ) -> nib.spatialimages.SpatialImage:
     """The image as one 3D volume, checked: finite, not empty, not constant, not a thick stack."""
     if image.ndim == 4 and image.shape[3] == 1:
@@ -128,7 +129,7 @@ def as_scan(
     if not np.isfinite(data).all():
         msg = f"{name}: holds NaN or infinite voxels. Replace them (for example by 0) first."
         raise InputError(msg)
-    if data.min() == data.max():
+    if data.min() == data.max() and not constant:
         msg = f"{name}: every voxel has the value {data.flat[0]}. Check the export."
         raise InputError(msg)
     return image

@@ -9,7 +9,7 @@ import numpy as np
 
 from isochroma.evaluation import audit, closeness, pairs
 from isochroma.evaluation.age import scores
-from isochroma.evaluation.measuring import Tools, spread
+from isochroma.evaluation.measuring import Tools, code, spread
 from isochroma.evaluation.methods import Method, Raw
 from isochroma.evaluation.study import Scan
 
@@ -52,7 +52,7 @@ def pair_rows(evaluation: Evaluation, method: Method) -> Iterator[Row]:
             repeated = group == pairs.RESCAN
             shown = group if repeated else f"{group} {a.contrast}-{b.contrast}"
             kept = work.memory.cache(agreement, ignore=["work", "method", "a", "b"])
-            key = [work.output_key(method, scan) for scan in (a, b)]
+            key = [code(), *(work.output_key(method, scan) for scan in (a, b))]
             found = kept(work, method, a, b, repeated, key)
             yield Row("pairs", shown, name, a.person, method.name, found)
 
@@ -67,10 +67,10 @@ def feature_rows(evaluation: Evaluation, method: Method, tools: Tools) -> Iterat
         with evaluation.catching(group, method.name):
             work = evaluation.work
             kept = work.memory.cache(patch_features, ignore=["work", "method", "scan", "space"])
-            features = [
-                kept(work, method, scan, tools.features, work.output_key(method, scan))
-                for scan in scans
-            ]
+            features = []
+            for scan in scans:
+                key = f"{code()} {work.output_key(method, scan)}"
+                features.append(kept(work, method, scan, tools.features, key))
             target = tools.target_features[: len(scans)]
             value, interval = closeness.frechet_interval(features, target, rng)
             about = (group, group, group, method.name)
@@ -144,8 +144,9 @@ def audit_rows(evaluation: Evaluation) -> Iterator[Row]:
     them. Methods that did not get, or failed on, any of these scans are left out.
     """
     work, budget = evaluation.work, evaluation.budget
-    own = [s for s in evaluation.scans if s.site == evaluation.site and not s.preset]
-    other = [s for s in evaluation.sources if not s.preset and s.contrast == "T1w"]
+    usable = evaluation.scans_of(Raw())
+    own = [s for s in usable if s.site == evaluation.site and not s.preset]
+    other = [s for s in usable if s in evaluation.sources and not s.preset and s.contrast == "T1w"]
     scans = [*evaluation.train, *own, *other]
     cases = [work.case(scan) for scan in scans]
     masks = [case.prepared.mask for case in cases]

@@ -5,10 +5,14 @@ Arguments that only stand for content (`key`, `content`, `budget`) are there for
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -127,6 +131,17 @@ def content(scan: Scan) -> str:
     return " ".join(sha256(path)[:16] if path else "-" for path in files)
 
 
+@functools.cache
+def code(kind: type | None = None) -> str:
+    """Hash of the code that a method is made of, its own module and those of the package's root; of
+    the evaluation's, that of the measures, if no method is given.
+    """
+    here = Path(__file__).parent
+    own = here.glob("*.py") if kind is None else [Path(inspect.getfile(kind))]
+    modules = [*sorted(here.parent.glob("*.py")), *sorted(own)]
+    return hashlib.sha256(" ".join(sha256(path) for path in modules).encode()).hexdigest()[:16]
+
+
 def labels_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Labels of the classical segmenter."""
     return classify(image, mask)[0]
@@ -221,7 +236,7 @@ def measures(
     given: Given,
     tools: Tools,
     classical: bool,
-    key: tuple[str, str, int],
+    key: tuple[str, str, float, list[float]],
     budget: dict[str, Any],
 ) -> dict[str, dict[str, float]]:
     """Every measure of one output: part -> measure -> value.

@@ -276,8 +276,7 @@ class Ours(Stateless):
         self.name = name
         self.harmonizer = Harmonizer.from_pretrained(model, sampling=sampling)
         sampled = dataclasses.asdict(dataclasses.replace(self.harmonizer.sampling, seed=0))
-        if not self.harmonizer.config.revises:
-            del sampled["revise"]  # no second pass, whatever it says
+        sampled["revise"] = self.harmonizer.revises
         self.settings = {
             "method": "isochroma",
             "model": self.harmonizer.config.sha256,

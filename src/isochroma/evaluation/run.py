@@ -30,6 +30,7 @@ from isochroma.evaluation.measuring import (
     LEAST_TARGET_SCANS,
     Budget,
     Tools,
+    code,
     make_tools,
     measures,
 )
@@ -282,7 +283,7 @@ def measure_scan(
 ) -> list[Row] | Exception:
     """All measures that one output allows; what went wrong, if anything did."""
     about = (scan.scan, scan.person, method.name)
-    kept = work.memory.cache(measures, ignore=["case", "values", "given", "tools"])
+    kept = work.memory.cache(measures, ignore=["case", "values", "tools"])
     try:
         case = work.case(scan)
         applied = work.output(method, scan, case)
@@ -292,7 +293,7 @@ def measure_scan(
             work.given(method, case),
             tools,
             scan.core and budget.classical,
-            (work.key(method), work.content[scan.scan], work.seed),
+            (work.output_key(method, scan), code(), scan.age, [one.age for one in work.train]),
             dataclasses.asdict(budget),
         )
     except Exception as error:

@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from isochroma.errors import InputError, about
 from isochroma.evaluation.anatomy import insert_lesions
 from isochroma.evaluation.study import WITH_LESIONS, Scan
 from isochroma.preprocess import (
@@ -40,7 +41,7 @@ def simulate_file(
         A T1w scan; for scans of the target scanner, what is written has a known truth.
     folder
         Where NAME_PRESET.nii.gz and its JSON sidecar go; with lesions also the truth and the
-        lesion labels. What is there already is kept.
+        lesion labels. What is there already is kept, if it was made the same way.
     presets
         Names from `sequences.PRESETS`.
     lesions
@@ -50,10 +51,23 @@ def simulate_file(
 
     Returns
     -------
-    One study row a preset: path, scan, contrast, preset, truth and, with lesions, lesions.
+    One study row a preset: path, scan, person, contrast, preset, truth and, with lesions, lesions.
+
+    Raises
+    ------
+    InputError
+        If a simulation of that name is there that was made from another scan, or with another seed.
     """
     name = f"{stem(path)}_lesions" if lesions else stem(path)
-    content = int(sha256(path)[:8], 16)
+    source = sha256(path)
+    content = int(source[:8], 16)
+    made_from = {"SourceSHA256": source, "Seed": seed}
+    sidecars = {preset: folder / f"{name}_{preset}.json" for preset in PRESETS}
+    for sidecar in filter(Path.is_file, sidecars.values()):
+        there = json.loads(sidecar.read_text())
+        if {key: there.get(key) for key in made_from} != made_from:
+            msg = f"{sidecar}: of another scan of that name, or another seed. Use another folder."
+            raise InputError(msg)
     rows: list[dict[str, Any]] = []
     truth, labels = folder / f"{name}.nii.gz", folder / f"{name}_labels.nii.gz"
     made: tuple[Prepared, np.ndarray] | None = None
@@ -62,6 +76,7 @@ def simulate_file(
         row: dict[str, Any] = {
             "path": target.resolve(),
             "scan": f"{name}_{preset}",
+            "person": stem(path),
             "contrast": PRESETS[preset].contrast,
             "preset": f"{preset}{WITH_LESIONS}" if lesions else preset,
             "truth": truth.resolve() if lesions else path.resolve(),
@@ -80,13 +95,13 @@ def simulate_file(
             "Source": str(path),
             "Preset": preset,
             "Simulation": dataclasses.asdict(PRESETS[preset]),
-            "Seed": seed,
+            **made_from,
             "Lesions": lesions,
         }
         write_together(
             {
                 target: partial(nib.save, scan),
-                target.with_name(f"{name}_{preset}.json"): partial(write_json, record),
+                sidecars[preset]: partial(write_json, record),
             }
         )
     return rows
@@ -97,7 +112,8 @@ def anatomy(
 ) -> tuple[Prepared, np.ndarray]:
     """The scan on the model grid and its tissue fractions, lesions inserted and written."""
     image = load(path)
-    prepared = prepare(image, brain_mask(image)[0], PreprocessSettings())
+    with about(path):
+        prepared = prepare(image, brain_mask(image)[0], PreprocessSettings())
     labels, fractions = classify(prepared.image, prepared.mask)
     if not lesions:
         return prepared, fractions
@@ -115,6 +131,16 @@ def anatomy(
         }
     )
     return prepared, fractions
+
+
+def add_to_study(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write study rows after those of other scans that the file already has."""
+    names = {row["scan"] for row in rows}
+    known: list[dict[str, Any]] = []
+    if path.is_file():
+        with path.open(newline="") as stream:
+            known = [r for r in csv.DictReader(stream, delimiter="\t") if r["scan"] not in names]
+    write_study(path, [*known, *rows])
 
 
 def write_study(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -26,10 +26,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
-from isochroma.errors import InputError
+from isochroma.errors import InputError, about
 from isochroma.preprocess import Prepared, PreprocessSettings, brain_mask, prepare
 from isochroma.volume import Grid, extend_outside, load, resample, resample_mask, stem
 
@@ -176,7 +175,7 @@ def bids_rows(folder: Path) -> list[dict[str, Any]]:
         about = people.get(person, {})
         rows.append(
             {
-                "path": str(Path(file.path).relative_to(folder.resolve())),
+                "path": str(Path(file.path).relative_to(layout.root)),
                 "person": person,
                 "contrast": file.entities["suffix"],
                 "site": about.get("site", folder.resolve().name),
@@ -192,12 +191,14 @@ def open_case(scan: Scan, settings: PreprocessSettings, content: str = "") -> Ca
     `content` stands for the files' content where results are kept (see `workspace`).
     """
     image = load(scan.path)
-    mask = brain_mask(image, load(scan.mask) if scan.mask else None)[0]
-    prepared = prepare(image, mask, settings)
+    given = load(scan.mask) if scan.mask else None
+    with about(scan.path):
+        prepared = prepare(image, brain_mask(image, given)[0], settings)
     truth = None
     if scan.truth:
         other = load(scan.truth)
-        known = prepare(other, brain_mask(other)[0], settings)
+        with about(scan.truth):
+            known = prepare(other, brain_mask(other)[0], settings)
         truth = resample(extend_outside(known.image, known.mask), known.grid, prepared.grid)
         both = prepared.mask & resample_mask(known.mask, known.grid, prepared.grid)
         prepared = replace(prepared, image=np.where(both, prepared.image, 0), mask=both)
@@ -210,6 +211,6 @@ def labels_on(path: Path | None, grid: Grid) -> np.ndarray | None:
     """A label volume at the nearest voxels of another grid: (I, J, K) uint8."""
     if path is None:
         return None
-    image: nib.spatialimages.SpatialImage = load(path)
+    image = load(path, constant=True)  # a mask without lesions is one
     values = np.asarray(image.dataobj, dtype=np.float32)
     return resample(values, Grid.of(image), grid, order=0).astype(np.uint8)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from isochroma.evaluation.measuring import (
     Applied,
     Given,
     apply,
+    code,
     content,
     edges_of,
     fit,
@@ -106,10 +106,10 @@ class Workspace:
         return found[0] if found else None
 
     def key(self, method: Method) -> str:
-        """Stands for a method fitted to these target scans."""
+        """Stands for a method fitted to these target scans, by this code."""
         fitted = [self.content[scan.scan] for scan in self.train]
         return json.dumps(
-            [method.name, method.settings, fitted, version("isochroma")], sort_keys=True
+            [method.name, method.settings, fitted, code(type(method))], sort_keys=True
         )
 
     def output_key(self, method: Method, scan: Scan) -> str:
