@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -144,6 +146,17 @@ class TestRender:
         result = scanner.render(np.full((30, 30, 30), 0.5), everywhere, np.random.default_rng(0))
         assert result.std() == pytest.approx(0.04, rel=0.01)
 
+    def test_vessels(self, unit: np.ndarray, phantom: Phantom) -> None:
+        """Strands as bright as stated, in CSF alone; all else stays."""
+        plain = Scanner((0.0, 1.0), (0.0, 1.0), **CLEAN)
+        scanner = dataclasses.replace(plain, vessels=2.0)
+        result = scanner.render(unit, phantom.mask, np.random.default_rng(0))
+        vessels = result == 2
+        assert 0.02 < vessels[phantom.mask & (unit < simulate.CSF)].mean() < 0.4
+        assert unit[vessels].max() < simulate.CSF
+        rest = plain.render(unit, phantom.mask, np.random.default_rng(0))
+        np.testing.assert_array_equal(result[~vessels], rest[~vessels])
+
     def test_bias(self) -> None:
         mask = np.ones((20, 20, 20), dtype=bool)
         scanner = Scanner((0.0, 1.0), (0.0, 1.0), bias=0.25, blur=0, noise=0)
@@ -172,6 +185,10 @@ class TestRandomScanner:
             gammas += np.allclose(gamma_of(scanner), scanner.values)
         assert 30 <= gammas <= 70
 
+    def test_a_quarter_show_vessels(self) -> None:
+        scanners = [simulate.random_scanner(np.random.default_rng(seed)) for seed in range(200)]
+        assert 30 <= sum(scanner.vessels is not None for scanner in scanners) <= 70
+
     def test_ranges(self) -> None:
         for seed in range(200):
             scanner = simulate.random_scanner(np.random.default_rng(seed))
@@ -183,6 +200,7 @@ class TestRandomScanner:
             assert np.sum(np.array(scanner.blur) > min(scanner.blur)) <= 1  # thick along one axis
             assert scanner.outside is None or 0 <= scanner.outside <= 1
             assert 0 <= scanner.mottle <= 0.05
+            assert scanner.vessels is None or 1 <= scanner.vessels <= 2.5
             assert 0 <= scanner.noise <= 0.05
 
     def test_seeded(self) -> None:

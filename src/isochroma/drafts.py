@@ -28,8 +28,8 @@ from isochroma.preprocess import (
 from isochroma.simulate import random_scanner
 from isochroma.volume import Grid
 
-SPOTS = 30
-SPOT_RADII = (1.0, 6.0)  # voxels
+SPOTS = 100
+SPOT_RADII = (1.0, 5.0)  # voxels
 RESIDUAL_BIAS = 1 / 3  # of a random scanner's bias field, what bias correction leaves
 
 

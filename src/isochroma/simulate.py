@@ -32,6 +32,8 @@ class Scanner:
         Signal of what lies around the brain, which the blur mixes into its border; None for none.
     mottle
         Standard deviation of a signal of its own, lumps of 2 voxels, that the target does not show.
+    vessels
+        Signal of vessels with a contrast agent, strands through the CSF; None for none.
     noise
         Standard deviation of each channel of the Rician noise, relative to full intensity.
     """
@@ -42,6 +44,7 @@ class Scanner:
     blur: float | tuple[float, ...] = 0.5
     outside: float | None = None
     mottle: float = 0.0
+    vessels: float | None = None
     noise: float = 0.02
 
     def render(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -62,6 +65,8 @@ class Scanner:
         """
         signal = PchipInterpolator(self.knots, self.values)(np.clip(image, 0, 1))
         signal = np.where(mask, signal, 0).astype(np.float32)
+        if self.vessels is not None:
+            signal[strands(image, mask, rng)] = self.vessels
         if np.max(self.blur) > 0:
             weight = ndimage.gaussian_filter(mask.astype(np.float32), self.blur)
             signal = ndimage.gaussian_filter(signal, self.blur)
@@ -79,6 +84,9 @@ class Scanner:
 
 
 KNOTS = (0.0, 0.15, 0.5, 0.8, 1.0)
+CSF = 0.35  # of the target's range: below is CSF, or its border with grey matter
+STRAND = 0.6  # standard deviations
+
 GAMMA_KNOTS = tuple(index / 16 for index in range(17))
 
 SCANNERS = {
@@ -100,9 +108,21 @@ def bias_field(shape: tuple[int, ...], peak: float, rng: np.random.Generator) ->
     return 1 + peak * field / max(float(np.abs(field).max()), 1e-6)
 
 
+def strands(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Strands of 2 to 4 voxels through the CSF, where veins and the choroid plexus lie: (I, J, K)
+    bool. They run where two random fields of lumps of 3 voxels are both near 0.
+    """
+    fields = [
+        ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), 3)
+        for _ in range(2)
+    ]
+    distance = np.hypot(*(field / field.std() for field in fields))
+    return mask & (image < CSF) & (distance < STRAND)
+
+
 def random_scanner(rng: np.random.Generator) -> Scanner:
     """A scanner nobody built: random contrast, bias, blur (thick slices along one axis in two of
-    five), surroundings, mottle and noise.
+    five), surroundings, mottle, vessels (in one of four) and noise.
 
     The contrast is one of four, equally likely: a gamma curve, as another scanner's T1w scan may
     differ from the target's; or random values that rise, fall, or do neither. Of these,
@@ -126,5 +146,6 @@ def random_scanner(rng: np.random.Generator) -> Scanner:
         blur=tuple(blur),
         outside=rng.uniform(0, 1) if rng.random() < 0.5 else None,
         mottle=rng.uniform(0, 0.05),
+        vessels=rng.uniform(1, 2.5) if rng.random() < 0.25 else None,
         noise=rng.uniform(0, 0.05),
     )
