@@ -204,7 +204,7 @@ class TestFollowSource:
         """
         _, output, mask = drawn
         shares = []
-        for depth in (0.05, 0.2, 0.5):
+        for depth in (0.05, 0.2, 0.4):
             source = output.copy()
             source[20, 22, 18] -= depth
             refined, _ = follow_source(output, source, mask, 0.1)
@@ -230,6 +230,41 @@ class TestFollowSource:
         source = np.where(mask, MAPS["rising"](truth), 0)
         _, found = follow_source(output, source, mask, rms(output, truth, mask))
         assert found == pytest.approx(MISMATCH + noise_variance(source, mask))
+
+    def test_vessels_do_not_hide_a_lesion(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> None:
+        """Bright voxels that the target does not show, 2 %: R and a lesion stay what they were."""
+        truth, output, mask = drawn
+        changed = truth.copy()
+        changed[18:22, 20:24, 16:20] -= 0.4
+        rng = np.random.default_rng(4)
+        noise = 0.05 * rng.standard_normal(LARGE)
+        vessels = rng.random(LARGE) < 0.02
+        vessels[17:23, 19:25, 15:21] = False
+        error = rms(output, truth, mask)
+
+        def shown(image: np.ndarray, bright: np.ndarray) -> tuple[float, float]:
+            source = np.where(mask, np.where(bright, 1, 0.4 * image + noise), 0)
+            refined, variance = follow_source(output, source, mask, error)
+            return refined[18:22, 20:24, 16:20].mean(), variance
+
+        (healthy, plain), (lesion, _) = (shown(i, vessels & False) for i in (truth, changed))
+        (other_healthy, found), (other_lesion, _) = (shown(i, vessels) for i in (truth, changed))
+        assert found < 1.3 * plain
+        assert other_healthy - other_lesion > 0.8 * (healthy - lesion) > 0.1
+
+    def test_outliers_count_as_three_standard_deviations(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> None:
+        _, output, mask = drawn
+        changes = []
+        for height in (0.5, 0.7, 0.9):
+            source = output.copy()
+            source[20, 22, 18] = output[20, 22, 18] + height
+            refined, _ = follow_source(output, source, mask, 0.02)
+            changes.append((refined - output)[20, 22, 18])
+        assert changes[0] == pytest.approx(changes[2], rel=0.02)
 
     def test_noise_alone_hardly_moves_the_output(
         self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]

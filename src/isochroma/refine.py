@@ -28,6 +28,7 @@ PRIOR_VOXELS = 0.1  # a cell's weight of the whole brain's curve
 SURPRISE = 2.0  # at most so many times the output's error variance where the source contradicts it
 STRUCTURE = 0.8  # voxels; what source and second pass disagree on within this width is no noise
 MISMATCH = 0.005  # variance of what a source shows beside any function of the target's intensity
+OUTLIER = 3.0  # standard deviations; beyond, the source shows what the target does not: vessels
 
 
 def ascend_correlation(
@@ -94,7 +95,8 @@ def follow_source(
     Where the curve is flat, the source tells nothing, and the output stays. Where the source
     contradicts the output by more than d^2 P + R, as at a lesion, P is up to twice as large.
     R is the mean of (s - q(y))^2 - d^2 P, which holds if the output knows the source by its edges
-    alone; at least the noise and `MISMATCH`.
+    alone; at least the noise and `MISMATCH`. Outliers, such as vessels with a contrast agent, are
+    left out of the mean, and count as 3 standard deviations where they are.
 
     Parameters
     ----------
@@ -111,8 +113,9 @@ def follow_source(
     (I, J, K) float32 within [-1, 1], unchanged outside the mask; and R, model units squared.
     """
     residual, slope = compare(output, source, mask)
-    unexplained = float(np.mean(residual**2) - np.mean((slope * error) ** 2))
-    variance = max(unexplained, noise_variance(source, mask) + MISMATCH)
+    least = noise_variance(source, mask) + MISMATCH
+    variance = max(unexplained_variance(residual, (slope * error) ** 2), least)
+    residual = bounded(residual, slope, error, variance)
     surprise = np.clip(residual**2 / ((slope * error) ** 2 + variance), 1, SURPRISE)
     return correct(output, mask, residual, slope, surprise * error**2, variance), variance
 
@@ -145,6 +148,7 @@ def keep_structure(
     (I, J, K) float32 within [-1, 1]; unchanged outside the mask.
     """
     residual, slope = compare(output, source, mask)
+    residual = bounded(residual, slope, error, variance)
 
     def around(values: np.ndarray) -> np.ndarray:
         volume = np.zeros(mask.shape)
@@ -156,6 +160,25 @@ def keep_structure(
     excess = (around(slope * residual) / power) ** 2 - variance * squares / power
     doubt = np.clip(excess, 0, SURPRISE * error**2)
     return correct(output, mask, residual, slope, doubt, variance)
+
+
+def unexplained_variance(residual: np.ndarray, explained: np.ndarray) -> float:
+    """Mean of the squared residuals (V,) above their `explained` variances (V,), without outliers
+    (sigma clipping); not negative.
+    """
+    variance = float(np.mean(residual**2))
+    for _ in range(10):
+        kept = residual**2 <= OUTLIER**2 * (explained + variance)
+        variance = max(float(np.mean(residual[kept] ** 2 - explained[kept])), 0.0)
+    return variance
+
+
+def bounded(residual: np.ndarray, slope: np.ndarray, error: float, variance: float) -> np.ndarray:
+    """Residuals (V,) of 3 standard deviations at most, d^2 P + R with the largest P (Huber 1964,
+    doi:10.1214/aoms/1177703732).
+    """
+    limit = OUTLIER * np.sqrt(SURPRISE * (slope * error) ** 2 + variance)
+    return np.clip(residual, -limit, limit)
 
 
 def correct(
