@@ -24,6 +24,7 @@ SHORT_METHODS = (
     "histogram matching",
     "BlindHarmony",
     "isochroma, paper mode",
+    "isochroma, edges alone",
     "isochroma",
     "target mean",
 )
