@@ -31,7 +31,7 @@ def refined(output: np.ndarray, source: Prepared, harmonizer: Harmonizer) -> dic
     return {
         "none": output,
         "paper": ascend_correlation(output, *pair),
-        "local": follow_source(output, *pair, harmonizer.config.validation_error)[0],
+        "local": follow_source(output, *pair, harmonizer.config.errors)[0],
     }
 
 

@@ -446,7 +446,7 @@ class TestSampling:
             for refine in ("none", "local")
         ]
         source = runs[0].prepared
-        expected, _ = follow_source(runs[0].output, source.image, source.mask, 0.2)
+        expected, _ = follow_source(runs[0].output, source.image, source.mask, [0.2])
         np.testing.assert_array_equal(runs[1].output, expected)
         assert np.abs(expected - runs[0].output).max() > 0.01
 
@@ -466,7 +466,7 @@ class TestSampling:
         second = sample(
             random_network(), edges, mask, SamplingSettings(), spacing_mm=2.0, draft=draft.output
         )
-        _, variance = follow_source(plain.output, draft.prepared.image, mask, 0.2)
+        _, variance = follow_source(plain.output, draft.prepared.image, mask, [0.2])
         expected = keep_structure(second, draft.prepared.image, mask, 0.2, variance)
         np.testing.assert_allclose(twice.output, expected, atol=1e-5)
         assert np.abs(expected - draft.output).max() > 0.01

@@ -207,7 +207,7 @@ class TestFollowSource:
         for depth in (0.05, 0.2, 0.4):
             source = output.copy()
             source[20, 22, 18] -= depth
-            refined, _ = follow_source(output, source, mask, 0.1)
+            refined, _ = follow_source(output, source, mask, [0.1])
             shares.append((output - refined)[20, 22, 18] / depth)
         assert 0.6 < shares[0] < shares[1] - 0.02 < shares[2]
         assert shares[2] < 0.02 / (0.02 + MISMATCH) + 0.1
@@ -221,14 +221,14 @@ class TestFollowSource:
         lumps = ndimage.gaussian_filter(np.random.default_rng(3).standard_normal(LARGE), 1)
         source = np.where(mask, 0.7 * MAPS[name](truth) + 0.2 * lumps / lumps[mask].std(), 0)
         error = rms(output, truth, mask)
-        assert follow_source(output, source, mask, error)[1] == pytest.approx(0.04, rel=0.15)
+        assert follow_source(output, source, mask, [error])[1] == pytest.approx(0.04, rel=0.15)
 
     def test_a_function_of_the_target_leaves_the_least(
         self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
     ) -> None:
         truth, output, mask = drawn
         source = np.where(mask, MAPS["rising"](truth), 0)
-        _, found = follow_source(output, source, mask, rms(output, truth, mask))
+        _, found = follow_source(output, source, mask, [rms(output, truth, mask)])
         assert found == pytest.approx(MISMATCH + noise_variance(source, mask))
 
     def test_vessels_do_not_hide_a_lesion(
@@ -246,7 +246,7 @@ class TestFollowSource:
 
         def shown(image: np.ndarray, bright: np.ndarray) -> tuple[float, float]:
             source = np.where(mask, np.where(bright, 1, 0.4 * image + noise), 0)
-            refined, variance = follow_source(output, source, mask, error)
+            refined, variance = follow_source(output, source, mask, [error])
             return refined[18:22, 20:24, 16:20].mean(), variance
 
         (healthy, plain), (lesion, _) = (shown(i, vessels & False) for i in (truth, changed))
@@ -262,7 +262,7 @@ class TestFollowSource:
         for height in (0.5, 0.7, 0.9):
             source = output.copy()
             source[20, 22, 18] = output[20, 22, 18] + height
-            refined, _ = follow_source(output, source, mask, 0.02)
+            refined, _ = follow_source(output, source, mask, [0.02])
             changes.append((refined - output)[20, 22, 18])
         assert changes[0] == pytest.approx(changes[2], rel=0.02)
 
@@ -280,7 +280,7 @@ class TestFollowSource:
         truth, output, mask = drawn
         noisy = truth + 0.1 * np.random.default_rng(2).standard_normal(LARGE)
         changes = [
-            rms(follow_source(output, np.where(mask, noisy, 0), mask, error)[0], output, mask)
+            rms(follow_source(output, np.where(mask, noisy, 0), mask, [error])[0], output, mask)
             for error in (0.01, 0.05, 0.2)
         ]
         assert changes == sorted(changes)

@@ -323,8 +323,8 @@ class Harmonizer:
             if self.sampling.refine == "paper":
                 output = ascend_correlation(output, *source)
             elif self.sampling.refine == "local":
-                error = self.config.validation_error
-                output, variance = follow_source(output, *source, error)
+                errors = self.config.errors or (self.config.validation_error,)
+                output, variance = follow_source(output, *source, errors)
         if self.revises:
             with watch.stage("revise"):
                 output = sample(
@@ -339,6 +339,7 @@ class Harmonizer:
                     draft=output,
                 )
             with watch.stage("refine"):
+                error = self.config.validation_error
                 output = keep_structure(output, *source, error, variance)
         return output
 

@@ -56,6 +56,9 @@ class TargetDomain:
 class ModelConfig:
     """All that is needed to use a model, and how it came about.
 
+    errors
+        Root mean square error of the first pass on the validation scans, model units, where its
+        output is at equally spaced levels from -1 to 1 (`refine.error_levels`); empty if not known.
     training
         What was run, for the record: steps, batch size, seed, validation scores.
     sha256
@@ -68,6 +71,7 @@ class ModelConfig:
     network: NetworkSettings = field(default_factory=NetworkSettings)
     patches: PatchSettings = field(default_factory=PatchSettings)
     target: TargetDomain = field(default_factory=TargetDomain)
+    errors: tuple[float, ...] = ()
     training: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
 

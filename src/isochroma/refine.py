@@ -16,6 +16,8 @@ and no structure that it lacks, whatever the sign of its contrast; see `follow_s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
@@ -25,7 +27,7 @@ LEVELS = 12  # of the output, at which the source's curve is known; linear betwe
 SIGMA = 12.0  # voxels; width of the Gaussian neighbourhood that a curve is made from
 CELL = 4  # voxels; the source's curve is averaged over cells of this edge
 PRIOR_VOXELS = 0.1  # a cell's weight of the whole brain's curve
-SURPRISE = 2.0  # at most so many times the output's error variance where the source contradicts it
+SURPRISE = 2.0  # at most so many times the mean error variance where the source contradicts
 STRUCTURE = 0.8  # voxels; what source and second pass disagree on within this width is no noise
 MISMATCH = 0.005  # variance of what a source shows beside any function of the target's intensity
 OUTLIER = 3.0  # standard deviations; beyond, the source shows what the target does not: vessels
@@ -79,12 +81,13 @@ def follow_source(
     output: np.ndarray,
     source: np.ndarray,
     mask: np.ndarray,
-    error: float = 0.17,
+    errors: Sequence[float] = (0.17,),
 ) -> tuple[np.ndarray, float]:
     """Maximum a posteriori image, with the output as the prior and the source as the measurement.
 
     Let x be the truth, y the output with x ~ N(y, P), and s = q(x) + n the source, n ~ N(0, R):
-    its noise, and what it shows that is no function of x.
+    its noise, and what it shows that is no function of x. P depends on y: a model that is sure of
+    white matter may not be of the folds.
     The curve q, the source's intensity for each target intensity, may rise, fall or turn. It is
     the mean of s over voxels of like y, nearby; since y is a posterior mean, its error is
     uncorrelated with it, and the curve is not flattened (Berkson 1950,
@@ -93,7 +96,8 @@ def follow_source(
         x = y + d P / (d^2 P + R) (s - q(y)).
 
     Where the curve is flat, the source tells nothing, and the output stays. Where the source
-    contradicts the output by more than d^2 P + R, as at a lesion, P is up to twice as large.
+    contradicts the output by more than d^2 P + R, as at a lesion, P grows with the squared residual,
+    up to twice its mean over the brain.
     R is the mean of (s - q(y))^2 - d^2 P, which holds if the output knows the source by its edges
     alone; at least the noise and `MISMATCH`. Outliers, such as vessels with a contrast agent, are
     left out of the mean, and count as 3 standard deviations where they are.
@@ -104,20 +108,48 @@ def follow_source(
         (I, J, K) volumes in model units.
     mask
         (I, J, K) bool.
-    error
-        Standard deviation of the output's error, P^(1/2), model units: that of the model on
-        validation scans.
+    errors
+        (L,) standard deviations of the output's error, P^(1/2), model units, where the output is
+        at equally spaced levels from -1 to 1, linear between them: those of the model on validation
+        scans (`error_levels`).
 
     Returns
     -------
     (I, J, K) float32 within [-1, 1], unchanged outside the mask; and R, model units squared.
     """
     residual, slope = compare(output, source, mask)
+    expected = np.interp(output[mask], np.linspace(-1, 1, len(errors)), errors) ** 2
+    error = np.sqrt(expected.mean())
     least = noise_variance(source, mask) + MISMATCH
-    variance = max(unexplained_variance(residual, (slope * error) ** 2), least)
+    variance = max(unexplained_variance(residual, slope**2 * expected), least)
     residual = bounded(residual, slope, error, variance)
-    surprise = np.clip(residual**2 / ((slope * error) ** 2 + variance), 1, SURPRISE)
-    return correct(output, mask, residual, slope, surprise * error**2, variance), variance
+    surprise = residual**2 / (slope**2 * expected + variance)
+    doubt = np.maximum(np.minimum(surprise * expected, SURPRISE * error**2), expected)
+    return correct(output, mask, residual, slope, doubt, variance), variance
+
+
+def error_levels(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Root mean square error where the output is at each of 12 levels from -1 to 1: (12,).
+
+    Parameters
+    ----------
+    output, truth
+        (I, J, K) volumes in model units. An output voxel counts for the two levels next to it.
+    mask
+        (I, J, K) bool.
+
+    Notes
+    -----
+    A level that few voxels show (of the order of a thousandth) has the error of the whole.
+    """
+    lower, share = split(to_level(output[mask]))
+    squares = (output[mask].astype(np.float64) - truth[mask]) ** 2
+    few = 0.001 * len(squares)
+    count, total = np.full(LEVELS, few), np.full(LEVELS, few * squares.mean())
+    for step, part in ((0, 1 - share), (1, share)):
+        count += np.bincount(lower + step, part, LEVELS)
+        total += np.bincount(lower + step, part * squares, LEVELS)
+    return np.sqrt(total / count)
 
 
 def keep_structure(
@@ -203,8 +235,8 @@ def compare(
     output: np.ndarray, source: np.ndarray, mask: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Residual s - q(y) and slope q'(y) of each voxel in the mask: (V,) each (`follow_source`)."""
-    y, s = (np.clip(volume[mask], -1, 1).astype(np.float64) for volume in (output, source))
-    level = (y + 1) / 2 * (LEVELS - 1)
+    level = to_level(output[mask])
+    s = np.clip(source[mask], -1, 1).astype(np.float64)
     where = np.argwhere(mask)
     curve = local_curve(level, s, where, mask.shape)
     place = ((where - (CELL - 1) / 2) / CELL).T
@@ -215,6 +247,17 @@ def compare(
     above, below = np.minimum(level + 1, LEVELS - 1), np.maximum(level - 1, 0)
     slope = (look(above) - look(below)) / (above - below) * (LEVELS - 1) / 2
     return s - look(level), slope
+
+
+def to_level(values: np.ndarray) -> np.ndarray:
+    """Model units in [-1, 1] (beyond: clipped) as levels in [0, LEVELS - 1]: (V,) float64."""
+    return (np.clip(values, -1, 1).astype(np.float64) + 1) / 2 * (LEVELS - 1)
+
+
+def split(level: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The level below each (V,), int, and the share of the one above it."""
+    lower = np.minimum(level.astype(int), LEVELS - 2)
+    return lower, level - lower
 
 
 def local_curve(
@@ -242,8 +285,7 @@ def local_curve(
     """
     cells = tuple(-(-n // CELL) for n in shape)
     cell = np.ravel_multi_index(tuple((where // CELL).T), cells)
-    lower = np.minimum(level.astype(int), LEVELS - 2)
-    share = level - lower
+    lower, share = split(level)
     size = LEVELS * int(np.prod(cells))
     count, total = np.zeros(size), np.zeros(size)
     for step, part in ((0, 1 - share), (1, share)):

@@ -40,11 +40,14 @@ from isochroma.model import ModelConfig, TargetDomain, save_model
 from isochroma.network import VelocityNetwork, loss_weight
 from isochroma.patches import PatchSettings
 from isochroma.preprocess import brain_mask, from_model_units, prepare
+from isochroma.refine import LEVELS, error_levels
 from isochroma.simulate import random_scanner
 from isochroma.trust import brain_extent
 from isochroma.volume import has_volume_suffix, load, sha256, stem, write_atomically
 
 logger = logging.getLogger(__name__)
+
+ERRORS = tuple(f"error_level{number:02d}" for number in range(LEVELS))
 
 
 @dataclass(frozen=True)
@@ -423,6 +426,9 @@ class FlowTraining(lightning.LightningModule):
                 f"{name}_ssim": metrics.ssim(unit, true_unit, mask, 1),
             }
             self.log_dict(scores, prog_bar=True, batch_size=1, sync_dist=True)
+            if name == "val":
+                errors = dict(zip(ERRORS, error_levels(output, truth, mask), strict=True))
+                self.log_dict(errors, batch_size=1, sync_dist=True)
         if batch_index == 0 and self.trainer.is_global_zero:
             from isochroma.preview import save_preview
 
@@ -448,7 +454,8 @@ class Export(lightning.Callback):
             "steps_done": trainer.global_step,
             **{k: round(v, 4) for k, v in scores.items() if k.startswith("val_")},
         }
-        config = dataclasses.replace(module.config, training=record)
+        errors = tuple(round(scores[name], 4) for name in ERRORS)
+        config = dataclasses.replace(module.config, errors=errors, training=record)
         save_model(module.folder, module.network.state_dict(), config)
 
 

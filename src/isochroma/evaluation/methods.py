@@ -280,6 +280,7 @@ class Ours(Stateless):
         self.settings = {
             "method": "isochroma",
             "model": self.harmonizer.config.sha256,
+            "errors": self.harmonizer.config.errors,
             "edges": dataclasses.asdict(self.harmonizer.config.edges),
             "sampling": sampled,
         }
