@@ -450,6 +450,18 @@ class TestSampling:
         np.testing.assert_array_equal(runs[1].output, expected)
         assert np.abs(expected - runs[0].output).max() > 0.01
 
+    def test_default_knows_where_the_model_errs(self) -> None:
+        model = config(training={"val_psnr": 20.0}, errors=(0.3, 0.05))
+        plain, output = (
+            Harmonizer(random_network(), model, SamplingSettings(refine=refine), device="cpu").run(
+                head_image()
+            )
+            for refine in ("none", "local")
+        )
+        source = plain.prepared
+        expected, _ = follow_source(plain.output, source.image, source.mask, [0.3, 0.05])
+        np.testing.assert_array_equal(output.output, expected)
+
     def test_second_pass(self) -> None:
         """Of a model that was trained for it: one Euler step from the draft, at its time, and the
         structure of the source once more, by the first pass's variances.

@@ -12,8 +12,10 @@ from scipy import ndimage
 
 from isochroma.metrics import ncc
 from isochroma.refine import (
+    LEVELS,
     MISMATCH,
     ascend_correlation,
+    error_levels,
     follow_source,
     keep_structure,
     noise_variance,
@@ -285,6 +287,39 @@ class TestFollowSource:
         ]
         assert changes == sorted(changes)
         assert changes[0] < 0.01
+
+    def test_the_source_counts_most_where_the_output_errs_most(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> None:
+        """Large errors where the output is dark, small ones where it is bright."""
+        truth, output, mask = drawn
+        noisy = np.where(mask, truth + 0.1 * np.random.default_rng(2).standard_normal(LARGE), 0)
+        dark = mask & (output < -0.2)
+        bright = mask & (output > 0.2)
+        apart, sure, unsure = (
+            np.abs(follow_source(output, noisy, mask, errors)[0] - output)
+            for errors in ([0.2, 0.2, 0.2, 0.03, 0.03, 0.03], [0.03], [0.2])
+        )
+        assert 0.9 * unsure[dark].mean() < apart[dark].mean() <= unsure[dark].mean()
+        assert sure[bright].mean() < apart[bright].mean() < 0.7 * unsure[bright].mean()
+
+
+class TestErrorLevels:
+    def test_each_level_has_its_own(self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+        _, output, mask = drawn
+        rng = np.random.default_rng(6)
+        size = np.where(output < 0, 0.1, 0.3)
+        truth = output + size * rng.standard_normal(LARGE)
+        found = error_levels(output, truth, mask)
+        assert found.shape == (LEVELS,)
+        np.testing.assert_allclose(found[1:5], 0.1, rtol=0.1)
+        np.testing.assert_allclose(found[7:-1], 0.3, rtol=0.1)
+
+    def test_a_level_that_does_not_occur_has_the_error_of_the_whole(self) -> None:
+        mask = np.ones((10, 10, 10), dtype=bool)
+        output = np.full(mask.shape, 0.5, dtype=np.float32)
+        found = error_levels(output, output - 0.1, mask)
+        np.testing.assert_allclose(found, 0.1, rtol=1e-5)
 
 
 class TestKeepStructure:

@@ -31,6 +31,7 @@ from isochroma.errors import InputError
 from isochroma.harmonize import Harmonizer
 from isochroma.model import ModelConfig, load_model
 from isochroma.patches import PatchSettings
+from isochroma.refine import LEVELS
 from isochroma.training import (
     PatchStream,
     TargetScan,
@@ -378,6 +379,8 @@ class TestRun:
         assert values["training"]["steps"] == 6
         assert {"val_psnr", "val_ssim"} <= set(values["training"])
         network, model = load_model(trained)
+        assert len(model.errors) == LEVELS
+        assert 0.5 < np.mean(model.errors) / model.validation_error < 2
         assert model.network == config().network
         assert model.preprocess == config().preprocess
         assert not any(parameter.requires_grad for parameter in network.parameters())

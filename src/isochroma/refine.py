@@ -96,8 +96,8 @@ def follow_source(
         x = y + d P / (d^2 P + R) (s - q(y)).
 
     Where the curve is flat, the source tells nothing, and the output stays. Where the source
-    contradicts the output by more than d^2 P + R, as at a lesion, P grows with the squared residual,
-    up to twice its mean over the brain.
+    contradicts the output by more than d^2 P + R, as at a lesion, P grows with the squared
+    residual, up to twice its mean over the brain.
     R is the mean of (s - q(y))^2 - d^2 P, which holds if the output knows the source by its edges
     alone; at least the noise and `MISMATCH`. Outliers, such as vessels with a contrast agent, are
     left out of the mean, and count as 3 standard deviations where they are.
