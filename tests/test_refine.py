@@ -206,7 +206,7 @@ class TestFollowSource:
         """
         _, output, mask = drawn
         shares = []
-        for depth in (0.05, 0.2, 0.4):
+        for depth in (0.05, 0.14, 0.2):
             source = output.copy()
             source[20, 22, 18] -= depth
             refined, _ = follow_source(output, source, mask, [0.1])
@@ -232,6 +232,23 @@ class TestFollowSource:
         source = np.where(mask, MAPS["rising"](truth), 0)
         _, found = follow_source(output, source, mask, [rms(output, truth, mask)])
         assert found == pytest.approx(MISMATCH + noise_variance(source, mask))
+
+    @pytest.mark.parametrize("name", ["gamma", "falling"])
+    def test_a_tumour_that_the_output_does_not_know_appears(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray], name: str
+    ) -> None:
+        """Large, and as far from the output as CSF from white matter: neither does it bend the
+        curve around itself, nor is its own place on the curve out of reach.
+        """
+        truth, output, mask = drawn
+        tumour = np.zeros(LARGE, dtype=bool)
+        tumour[12:26, 14:28, 10:24] = True
+        output = np.where(tumour, 0.6, output).astype(np.float32)
+        changed = np.where(tumour, truth.clip(-0.1, 0.1) - 0.7, truth)
+        noise = 0.03 * np.random.default_rng(8).standard_normal(LARGE)
+        source = np.where(mask, MAPS[name](changed) + noise, 0)
+        refined, _ = follow_source(output, source, mask)
+        assert rms(refined, changed, tumour) < 0.25 * rms(output, changed, tumour)
 
     def test_vessels_do_not_hide_a_lesion(
         self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -4,12 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from fixtures_pipeline import config, head_image, random_network
 from isochroma import trust
 from isochroma.errors import InputError
 from isochroma.harmonize import Harmonizer, Result
 from isochroma.model import TargetDomain
+from isochroma.preprocess import Prepared
+from isochroma.volume import Grid
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +104,46 @@ class TestDoubts:
         mask[2:22, 2:22, 2:22] = True
         mask[39, 39, 39] = True
         np.testing.assert_array_equal(trust.brain_extent(mask), [20, 20, 20])
+
+
+class TestStrangeness:
+    """A source that its output explains, but for a ball of ever larger size."""
+
+    @staticmethod
+    def found(radius_mm: float, spacing_mm: float = 1.0) -> list[str]:
+        shape = (60, 60, 60)
+        mask = np.ones(shape, dtype=bool)
+        rng = np.random.default_rng(0)
+        lumps = ndimage.gaussian_filter(rng.standard_normal(shape), 3)
+        output = np.clip(0.4 * lumps / lumps.std(), -1, 1)
+        source = -0.6 * output + 0.05 * rng.standard_normal(shape)
+        distance = np.sqrt(((np.indices(shape) - 30) ** 2).sum(0)) * spacing_mm
+        source[distance < radius_mm] = 0.95
+        grid = Grid(shape, np.diag([spacing_mm] * 3 + [1]))
+        return trust.strangeness(output, Prepared(source.astype(np.float32), mask, grid, 0, 1))
+
+    def test_none(self) -> None:
+        assert self.found(0) == []
+
+    def test_small_lesions_are_usual(self) -> None:
+        assert self.found(6) == []
+
+    @pytest.mark.parametrize(("radius", "spacing"), [(14, 1.0), (14, 0.9), (18, 1.2)])
+    def test_a_large_one_is_told_with_its_size(self, radius: float, spacing: float) -> None:
+        (doubt,) = self.found(radius, spacing)
+        size = float(doubt.removeprefix("a region of ").split()[0])
+        assert size == pytest.approx(4 / 3 * np.pi * radius**3 / 1000, rel=0.2)
+
+    def test_scattered_voxels_are_no_region(self) -> None:
+        shape = (60, 60, 60)
+        rng = np.random.default_rng(1)
+        output = rng.uniform(-1, 1, shape)
+        source = np.where(rng.random(shape) < 0.05, -np.sign(output), output)
+        prepared = Prepared(source, np.ones(shape, dtype=bool), Grid(shape, np.eye(4)), 0, 1)
+        assert trust.strangeness(output, prepared) == []
+
+    def test_stands_in_the_record(
+        self, harmonizer: Harmonizer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(trust, "strangeness", lambda output, prepared: ["strange."])
+        assert "strange." in harmonizer.run(head_image()).record["Doubts"]

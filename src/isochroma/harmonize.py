@@ -243,11 +243,12 @@ class Harmonizer:
         with watch.stage("mask"):
             brain, origin = brain_mask(scan, mask)
         prepared = prepare(scan, brain, self.preprocess, watch.stage)
-        output = self.translate(prepared, watch)
+        doubts: list[str] = []
+        output = self.translate(prepared, watch, doubts=doubts)
         with watch.stage("restore"):
             values = self.restore(output, prepared, scan, brain)
         target = self.config.target
-        doubts = trust.doubts(prepared, voxel_sizes(scan.affine), target)
+        doubts = [*trust.doubts(prepared, voxel_sizes(scan.affine), target), *doubts]
         record: dict[str, Any] = {
             "Model": self.config.name,
             "ModelSHA256": self.config.sha256,
@@ -290,6 +291,7 @@ class Harmonizer:
         prepared: Prepared,
         watch: Stopwatch | None = None,
         edges: EdgeSettings | None = None,
+        doubts: list[str] | None = None,
     ) -> np.ndarray:
         """Source to target domain on the model grid: (I, J, K) float32, model units.
 
@@ -301,6 +303,8 @@ class Harmonizer:
             A clock.
         edges
             Edge detector, if not the model's.
+        doubts
+            Where to add what is found strange of the source (`trust.strangeness`).
         """
         watch = watch or Stopwatch()
         with watch.stage("edges"):
@@ -320,6 +324,8 @@ class Harmonizer:
             )
         source = (prepared.image, prepared.mask)
         with watch.stage("refine"):
+            if doubts is not None:
+                doubts += trust.strangeness(output, prepared)
             if self.sampling.refine == "paper":
                 output = ascend_correlation(output, *source)
             elif self.sampling.refine == "local":

@@ -16,7 +16,8 @@ and no structure that it lacks, whatever the sign of its contrast; see `follow_s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -24,6 +25,7 @@ from scipy import ndimage
 REFINEMENTS = ("paper", "local", "none")
 
 LEVELS = 12  # of the output, at which the source's curve is known; linear between them
+FINE = 45  # intensities among which one is sought for voxels far from the curve
 SIGMA = 12.0  # voxels; width of the Gaussian neighbourhood that a curve is made from
 CELL = 4  # voxels; the source's curve is averaged over cells of this edge
 PRIOR_VOXELS = 0.1  # a cell's weight of the whole brain's curve
@@ -89,15 +91,16 @@ def follow_source(
     its noise, and what it shows that is no function of x. P depends on y: a model that is sure of
     white matter may not be of the folds.
     The curve q, the source's intensity for each target intensity, may rise, fall or turn. It is
-    the mean of s over voxels of like y, nearby; since y is a posterior mean, its error is
-    uncorrelated with it, and the curve is not flattened (Berkson 1950,
-    doi:10.1080/01621459.1950.10483349). With d = q'(y), to first order
+    the mean of s over voxels of like y, nearby, without those far from the whole brain's curve
+    (`typical`). Since y is a posterior mean, its error is uncorrelated with it, and the curve is
+    not flattened (Berkson 1950, doi:10.1080/01621459.1950.10483349). With d = q'(y), to first order
 
         x = y + d P / (d^2 P + R) (s - q(y)).
 
     Where the curve is flat, the source tells nothing, and the output stays. Where the source
     contradicts the output by more than d^2 P + R, as at a lesion, P grows with the squared
-    residual, up to twice its mean over the brain.
+    residual, up to twice its mean over the brain. Voxels far from the curve are not near y, and
+    are sought on all of it (`explain`): a tumour that the output does not know.
     R is the mean of (s - q(y))^2 - d^2 P, which holds if the output knows the source by its edges
     alone; at least the noise and `MISMATCH`. Outliers, such as vessels with a contrast agent, are
     left out of the mean, and count as 3 standard deviations where they are.
@@ -117,15 +120,16 @@ def follow_source(
     -------
     (I, J, K) float32 within [-1, 1], unchanged outside the mask; and R, model units squared.
     """
-    residual, slope = compare(output, source, mask)
+    seen = compare(output, source, mask)
+    slope = seen.slope
     expected = np.interp(output[mask], np.linspace(-1, 1, len(errors)), errors) ** 2
     error = np.sqrt(expected.mean())
     least = noise_variance(source, mask) + MISMATCH
-    variance = max(unexplained_variance(residual, slope**2 * expected), least)
-    residual = bounded(residual, slope, error, variance)
+    variance = max(unexplained_variance(seen.residual, slope**2 * expected), least)
+    residual = bounded(seen, error, variance)
     surprise = residual**2 / (slope**2 * expected + variance)
     doubt = np.maximum(np.minimum(surprise * expected, SURPRISE * error**2), expected)
-    return correct(output, mask, residual, slope, doubt, variance), variance
+    return correct(output, mask, seen, error, doubt, variance), variance
 
 
 def error_levels(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -142,13 +146,11 @@ def error_levels(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.
     -----
     A level that few voxels show (of the order of a thousandth) has the error of the whole.
     """
-    lower, share = split(to_level(output[mask]))
+    level = to_level(output[mask])
     squares = (output[mask].astype(np.float64) - truth[mask]) ** 2
     few = 0.001 * len(squares)
-    count, total = np.full(LEVELS, few), np.full(LEVELS, few * squares.mean())
-    for step, part in ((0, 1 - share), (1, share)):
-        count += np.bincount(lower + step, part, LEVELS)
-        total += np.bincount(lower + step, part * squares, LEVELS)
+    count = deposit(level)[:, 0] + few
+    total = deposit(level, squares)[:, 0] + few * squares.mean()
     return np.sqrt(total / count)
 
 
@@ -179,8 +181,8 @@ def keep_structure(
     -------
     (I, J, K) float32 within [-1, 1]; unchanged outside the mask.
     """
-    residual, slope = compare(output, source, mask)
-    residual = bounded(residual, slope, error, variance)
+    seen = compare(output, source, mask)
+    slope, residual = seen.slope, bounded(seen, error, variance)
 
     def around(values: np.ndarray) -> np.ndarray:
         volume = np.zeros(mask.shape)
@@ -191,7 +193,7 @@ def keep_structure(
     squares = (4 * np.pi * STRUCTURE**2) ** -1.5  # sum of g^2
     excess = (around(slope * residual) / power) ** 2 - variance * squares / power
     doubt = np.clip(excess, 0, SURPRISE * error**2)
-    return correct(output, mask, residual, slope, doubt, variance)
+    return correct(output, mask, seen, error, doubt, variance)
 
 
 def unexplained_variance(residual: np.ndarray, explained: np.ndarray) -> float:
@@ -205,48 +207,90 @@ def unexplained_variance(residual: np.ndarray, explained: np.ndarray) -> float:
     return variance
 
 
-def bounded(residual: np.ndarray, slope: np.ndarray, error: float, variance: float) -> np.ndarray:
+class Comparison(NamedTuple):
+    """A source beside an output, at the voxels in the mask (`follow_source`).
+
+    output, source
+        (V,) y and s.
+    residual, slope
+        (V,) s - q(y) and q'(y).
+    typical
+        (V,) bool, `typical`.
+    curve
+        (voxels, intensities x) -> q(x) there.
+    """
+
+    output: np.ndarray
+    source: np.ndarray
+    residual: np.ndarray
+    slope: np.ndarray
+    typical: np.ndarray
+    curve: Callable[[np.ndarray | slice, np.ndarray], np.ndarray]
+
+
+def compare(output: np.ndarray, source: np.ndarray, mask: np.ndarray) -> Comparison:
+    """Compare (I, J, K) volumes in model units."""
+    y, s = (np.clip(volume[mask], -1, 1).astype(np.float64) for volume in (output, source))
+    where = np.argwhere(mask)
+    kept = typical(to_level(y), s)
+    levels = local_curve(to_level(y[kept]), s[kept], where[kept], mask.shape)
+    place = ((where - (CELL - 1) / 2) / CELL).T
+
+    def curve(voxels: np.ndarray | slice, x: np.ndarray) -> np.ndarray:
+        at = [to_level(x), *place[:, voxels]]
+        return ndimage.map_coordinates(levels, at, order=1, mode="nearest")
+
+    everywhere, step = slice(None), 2 / (LEVELS - 1)
+    above, below = np.minimum(y + step, 1), np.maximum(y - step, -1)
+    slope = (curve(everywhere, above) - curve(everywhere, below)) / (above - below)
+    return Comparison(y, s, s - curve(everywhere, y), slope, kept, curve)
+
+
+def bounded(seen: Comparison, error: float, variance: float) -> np.ndarray:
     """Residuals (V,) of 3 standard deviations at most, d^2 P + R with the largest P (Huber 1964,
     doi:10.1214/aoms/1177703732).
     """
-    limit = OUTLIER * np.sqrt(SURPRISE * (slope * error) ** 2 + variance)
-    return np.clip(residual, -limit, limit)
+    limit = OUTLIER * np.sqrt(SURPRISE * (seen.slope * error) ** 2 + variance)
+    return np.clip(seen.residual, -limit, limit)
 
 
 def correct(
     output: np.ndarray,
     mask: np.ndarray,
-    residual: np.ndarray,
-    slope: np.ndarray,
+    seen: Comparison,
+    error: float,
     doubt: np.ndarray,
     variance: float,
 ) -> np.ndarray:
-    """The output moved by d P / (d^2 P + R) (s - q(y)), with (V,) residual s - q(y), slope d and
-    doubt P, and the variance R; see `follow_source`.
+    """The output moved by d P / (d^2 P + R) (s - q(y)), with P = `doubt` (V,) and R = `variance`,
+    or, far from the curve, to where `explain` finds it.
     """
-    y = np.clip(output[mask], -1, 1).astype(np.float64)
-    gain = slope * doubt / (slope**2 * doubt + variance)
+    gain = seen.slope * doubt / (seen.slope**2 * doubt + variance)
+    x = np.clip(seen.output + gain * bounded(seen, error, variance), -1, 1)
+    far = np.flatnonzero(~seen.typical)
+    x[far] = explain(seen, far, x[far], error, variance)
     refined = output.astype(np.float32, copy=True)
-    refined[mask] = np.clip(y + gain * residual, -1, 1)
+    refined[mask] = x
     return refined
 
 
-def compare(
-    output: np.ndarray, source: np.ndarray, mask: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Residual s - q(y) and slope q'(y) of each voxel in the mask: (V,) each (`follow_source`)."""
-    level = to_level(output[mask])
-    s = np.clip(source[mask], -1, 1).astype(np.float64)
-    where = np.argwhere(mask)
-    curve = local_curve(level, s, where, mask.shape)
-    place = ((where - (CELL - 1) / 2) / CELL).T
+def explain(
+    seen: Comparison, far: np.ndarray, otherwise: np.ndarray, error: float, variance: float
+) -> np.ndarray:
+    """The maximum a posteriori intensity, of all that there are, for voxels `far` from the curve:
 
-    def look(at: np.ndarray) -> np.ndarray:
-        return ndimage.map_coordinates(curve, [at, *place], order=1, mode="nearest")
+        x = argmin (s - q(x))^2 / R + (x - y)^2 / P
 
-    above, below = np.minimum(level + 1, LEVELS - 1), np.maximum(level - 1, 0)
-    slope = (look(above) - look(below)) / (above - below) * (LEVELS - 1) / 2
-    return s - look(level), slope
+    with the largest P, (F,) model units; where even that leaves the source unexplained by 3
+    standard deviations (a vessel with a contrast agent), `otherwise`.
+    """
+    grid = np.linspace(-1, 1, FINE)
+    shown = np.stack([seen.curve(far, np.full(len(far), x)) for x in grid])
+    misfit = (seen.source[far] - shown) ** 2
+    change = (grid[:, None] - seen.output[far]) ** 2
+    best = np.argmin(misfit / variance + change / (SURPRISE * error**2), axis=0)
+    explained = np.take_along_axis(misfit, best[None], axis=0)[0] <= OUTLIER**2 * variance
+    return np.where(explained, grid[best], otherwise)
 
 
 def to_level(values: np.ndarray) -> np.ndarray:
@@ -254,10 +298,38 @@ def to_level(values: np.ndarray) -> np.ndarray:
     return (np.clip(values, -1, 1).astype(np.float64) + 1) / 2 * (LEVELS - 1)
 
 
-def split(level: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The level below each (V,), int, and the share of the one above it."""
+def deposit(
+    level: np.ndarray, values: np.ndarray | float = 1.0, cell: np.ndarray | int = 0, cells: int = 1
+) -> np.ndarray:
+    """Sum of the values (V,) at each level in each of the cells: (LEVELS, cells). A value is shared
+    between the two levels next to its own.
+    """
     lower = np.minimum(level.astype(int), LEVELS - 2)
-    return lower, level - lower
+    share = level - lower
+    below, above = (
+        np.bincount((lower + step) * cells + cell, part * values, LEVELS * cells)
+        for step, part in ((0, 1 - share), (1, share))
+    )
+    return (below + above).reshape(LEVELS, cells)
+
+
+def whole_curve(level: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Mean value at each level, (LEVELS,); of the levels next to it, where it hardly occurs."""
+    count, total = deposit(level)[:, 0], deposit(level, values)[:, 0]
+    there = count > 0.001 * len(level)
+    return np.interp(np.arange(LEVELS), np.flatnonzero(there), total[there] / count[there])
+
+
+def typical(level: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Which voxels (V,) lie within 3 standard deviations of the whole brain's curve (sigma
+    clipping): a tumour, or a vessel with a contrast agent, says nothing of healthy tissue nearby.
+    """
+    kept = np.ones(len(values), dtype=bool)
+    for _ in range(3):
+        curve = whole_curve(level[kept], values[kept])
+        squares = (values - np.interp(level, np.arange(LEVELS), curve)) ** 2
+        kept = squares <= OUTLIER**2 * max(squares[kept].mean(), MISMATCH)
+    return kept
 
 
 def local_curve(
@@ -280,22 +352,15 @@ def local_curve(
 
     Notes
     -----
-    Where a level does not occur nearby, the whole brain's mean for it is taken; where it does not
-    occur at all, that of the levels next to it.
+    Where a level does not occur nearby, the whole brain's mean for it is taken.
     """
     cells = tuple(-(-n // CELL) for n in shape)
     cell = np.ravel_multi_index(tuple((where // CELL).T), cells)
-    lower, share = split(level)
-    size = LEVELS * int(np.prod(cells))
-    count, total = np.zeros(size), np.zeros(size)
-    for step, part in ((0, 1 - share), (1, share)):
-        index = (lower + step) * int(np.prod(cells)) + cell
-        count += np.bincount(index, part, size)
-        total += np.bincount(index, part * values, size)
-    count, total = (each.reshape(LEVELS, *cells) for each in (count, total))
-    whole, known = total.sum((1, 2, 3)), count.sum((1, 2, 3))
-    there = known > 0.001 * len(level)
-    mean = np.interp(np.arange(LEVELS), np.flatnonzero(there), whole[there] / known[there])
+    count, total = (
+        deposit(level, each, cell, int(np.prod(cells))).reshape(LEVELS, *cells)
+        for each in (1.0, values)
+    )
+    mean = whole_curve(level, values)
     width = (0, *[SIGMA / CELL] * 3)
     count, total = (ndimage.gaussian_filter(each, width) for each in (count, total))
     return (total + PRIOR_VOXELS * mean[:, None, None, None]) / (count + PRIOR_VOXELS)
