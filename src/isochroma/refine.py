@@ -74,9 +74,7 @@ def ascend_correlation(
         if size < 1e-12:  # perfectly correlated already
             break
         y += step * gradient / size
-    refined = output.astype(np.float32, copy=True)
-    refined[mask] = y + mean
-    return refined
+    return placed(y + mean, output, mask)
 
 
 def follow_source(
@@ -129,7 +127,7 @@ def follow_source(
     residual = bounded(seen, error, variance)
     surprise = residual**2 / (slope**2 * expected + variance)
     doubt = np.maximum(np.minimum(surprise * expected, SURPRISE * error**2), expected)
-    return correct(output, mask, seen, error, doubt, variance), variance
+    return placed(correct(seen, error, doubt, variance), output, mask), variance
 
 
 def error_levels(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -193,7 +191,7 @@ def keep_structure(
     squares = (4 * np.pi * STRUCTURE**2) ** -1.5  # sum of g^2
     excess = (around(slope * residual) / power) ** 2 - variance * squares / power
     doubt = np.clip(excess, 0, SURPRISE * error**2)
-    return correct(output, mask, seen, error, doubt, variance)
+    return placed(correct(seen, error, doubt, variance), output, mask)
 
 
 def unexplained_variance(residual: np.ndarray, explained: np.ndarray) -> float:
@@ -254,24 +252,22 @@ def bounded(seen: Comparison, error: float, variance: float) -> np.ndarray:
     return np.clip(seen.residual, -limit, limit)
 
 
-def correct(
-    output: np.ndarray,
-    mask: np.ndarray,
-    seen: Comparison,
-    error: float,
-    doubt: np.ndarray,
-    variance: float,
-) -> np.ndarray:
-    """The output moved by d P / (d^2 P + R) (s - q(y)), with P = `doubt` (V,) and R = `variance`,
+def correct(seen: Comparison, error: float, doubt: np.ndarray, variance: float) -> np.ndarray:
+    """Output (V,) moved by d P / (d^2 P + R) (s - q(y)), with P = `doubt` (V,) and R = `variance`;
     or, far from the curve, to where `explain` finds it.
     """
     gain = seen.slope * doubt / (seen.slope**2 * doubt + variance)
     x = np.clip(seen.output + gain * bounded(seen, error, variance), -1, 1)
     far = np.flatnonzero(~seen.typical)
     x[far] = explain(seen, far, x[far], error, variance)
-    refined = output.astype(np.float32, copy=True)
-    refined[mask] = x
-    return refined
+    return x
+
+
+def placed(values: np.ndarray, volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The volume with these values (V,) inside the mask: (I, J, K) float32."""
+    changed = volume.astype(np.float32, copy=True)
+    changed[mask] = values
+    return changed
 
 
 def explain(
