@@ -324,13 +324,13 @@ class Harmonizer:
             )
         source = (prepared.image, prepared.mask)
         with watch.stage("refine"):
-            if doubts is not None:
-                doubts += trust.strangeness(output, prepared)
             if self.sampling.refine == "paper":
                 output = ascend_correlation(output, *source)
             elif self.sampling.refine == "local":
-                errors = self.config.errors or (self.config.validation_error,)
-                output, variance = follow_source(output, *source, errors)
+                first, error = output, self.config.validation_error
+                output, variance = follow_source(first, *source, self.config.errors or (error,))
+                if doubts is not None:
+                    doubts += trust.strangeness(first, output, prepared, error)
         if self.revises:
             with watch.stage("revise"):
                 output = sample(
@@ -345,7 +345,6 @@ class Harmonizer:
                     draft=output,
                 )
             with watch.stage("refine"):
-                error = self.config.validation_error
                 output = keep_structure(output, *source, error, variance)
         return output
 

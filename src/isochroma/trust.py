@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from isochroma.model import TargetDomain
 from isochroma.preprocess import Prepared
-from isochroma.refine import noise_variance, to_level, typical
+from isochroma.refine import noise_variance
 from isochroma.volume import voxel_sizes
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 THICK, FINE = 1.6, 0.8  # over the model grid's voxels
 SMALLER, LARGER = 0.1, 0.2  # than the target's heads; templates are large (MNI space: 15 %)
 UNSURE_SHARE = 0.05  # of the brain
-STRANGE_ML = 3  # the largest healthy validation scans have 2.4; tumours of 28 and 36 mm 3.6 to 18
+STRANGE_ERRORS, STRANGE_ML = 3, 2.5  # healthy validation scans have 0.6 ml at most
 
 
 def uncertainty(
@@ -104,30 +104,33 @@ def doubts(prepared: Prepared, voxel_mm: np.ndarray, target: TargetDomain) -> li
     return found
 
 
-def strangeness(output: np.ndarray, prepared: Prepared) -> list[str]:
-    """A doubt, if there is a region where the source shows what the output does not expect at all.
+def strangeness(
+    output: np.ndarray, refined: np.ndarray, prepared: Prepared, error: float
+) -> list[str]:
+    """A doubt, if there is a region where the source shows what the edges did not let expect.
 
     Parameters
     ----------
-    output
-        (I, J, K) the first pass's, not refined, model units.
+    output, refined
+        (I, J, K) the first pass before and after its refinement, model units.
     prepared
-        The source. Voxels far from its curve (`refine.typical`) count; a region is where they are
-        more than half of what lies within a Gaussian of 3 voxels.
+        The source.
+    error
+        The model's root mean square error. Voxels that the refinement moved by more than 3 times as
+        much count; a region is where they are more than half of what a Gaussian of 3 voxels covers.
     """
     mask = prepared.mask
-    strange = np.zeros(mask.shape)
-    strange[mask] = ~typical(to_level(output[mask]), prepared.image[mask].astype(np.float64))
+    moved = mask & (np.abs(refined - output) > STRANGE_ERRORS * error)
     weight = ndimage.gaussian_filter(mask.astype(float), 3)
-    share = ndimage.gaussian_filter(strange, 3) / np.maximum(weight, 0.3)
+    share = ndimage.gaussian_filter(moved.astype(float), 3) / np.maximum(weight, 0.3)
     labels, count = ndimage.label(mask & (share > 0.5))
     voxels = np.bincount(labels.ravel())[1:].max() if count else 0
     size = voxels * voxel_sizes(prepared.grid.affine).prod() / 1000
     if size <= STRANGE_ML:
         return []
     return [
-        f"a region of {size:.0f} ml is not what its edges suggest (a tumour, a large lesion?): "
-        "look at the output there."
+        f"a region of {size:.0f} ml is not what its edges suggest: a tumour, a large lesion, or "
+        "not brain? Look at the output there."
     ]
 
 
