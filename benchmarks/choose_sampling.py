@@ -28,11 +28,10 @@ SOLVERS = {"euler 1": (1, "euler"), "euler 3": (3, "euler"), "midpoint 2": (2, "
 def refined(output: np.ndarray, source: Prepared, harmonizer: Harmonizer) -> dict[str, np.ndarray]:
     """The output under each refinement."""
     pair = (source.image, source.mask)
-    errors = harmonizer.config.errors or (harmonizer.config.validation_error,)
     return {
         "none": output,
         "paper": ascend_correlation(output, *pair),
-        "local": follow_source(output, *pair, errors)[0],
+        "local": follow_source(output, *pair, harmonizer.config.known_errors)[0],
     }
 
 

@@ -202,7 +202,8 @@ class TestFollowSource:
         self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
     ) -> None:
         """A dip that the output does not know: the deeper it is, the larger the share that shows,
-        and never more than a doubled variance of the output's error gives.
+        and, within 3 standard deviations, never more than a doubled variance of the output's error
+        gives.
         """
         _, output, mask = drawn
         shares = []

@@ -328,7 +328,7 @@ class Harmonizer:
                 output = ascend_correlation(output, *source)
             elif self.sampling.refine == "local":
                 first, error = output, self.config.validation_error
-                output, variance = follow_source(first, *source, self.config.errors or (error,))
+                output, variance = follow_source(first, *source, self.config.known_errors)
                 if doubts is not None:
                     doubts += trust.strangeness(first, output, prepared, error)
         if self.revises:

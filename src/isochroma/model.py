@@ -82,6 +82,11 @@ class ModelConfig:
         return 0.2 if psnr is None else 2 * 10 ** (-psnr / 20)
 
     @property
+    def known_errors(self) -> tuple[float, ...]:
+        """`errors`; where they are not known, `validation_error` for all levels."""
+        return self.errors or (self.validation_error,)
+
+    @property
     def revises(self) -> bool:
         """Whether the network was trained on drafts (`flow.DRAFT_TIME`)."""
         return self.training.get("draft_share", 0) > 0

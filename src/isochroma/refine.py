@@ -32,7 +32,8 @@ PRIOR_VOXELS = 0.1  # a cell's weight of the whole brain's curve
 SURPRISE = 2.0  # at most so many times the mean error variance where the source contradicts
 STRUCTURE = 0.8  # voxels; what source and second pass disagree on within this width is no noise
 MISMATCH = 0.005  # variance of what a source shows beside any function of the target's intensity
-OUTLIER = 3.0  # standard deviations; beyond, the source shows what the target does not: vessels
+OUTLIER = 3.0  # standard deviations; beyond, the source shows what the output does not: a tumour,
+# or the target neither: vessels
 
 
 def ascend_correlation(
@@ -124,8 +125,8 @@ def follow_source(
     error = np.sqrt(expected.mean())
     least = noise_variance(source, mask) + MISMATCH
     variance = max(unexplained_variance(seen.residual, slope**2 * expected), least)
-    residual = bounded(seen, error, variance)
-    surprise = residual**2 / (slope**2 * expected + variance)
+    seen = bounded(seen, error, variance)
+    surprise = seen.residual**2 / (slope**2 * expected + variance)
     doubt = np.maximum(np.minimum(surprise * expected, SURPRISE * error**2), expected)
     return placed(correct(seen, error, doubt, variance), output, mask), variance
 
@@ -164,7 +165,7 @@ def keep_structure(
 
     has the variance R sum g^2 / sum g d^2 where the source differs by R alone. What b^2 has above
     that is P, up to twice the first pass's: noise stays removed, and what neighbours agree on comes
-    back.
+    back. Voxels far from the curve are sought on all of it, as there.
 
     Parameters
     ----------
@@ -179,17 +180,16 @@ def keep_structure(
     -------
     (I, J, K) float32 within [-1, 1]; unchanged outside the mask.
     """
-    seen = compare(output, source, mask)
-    slope, residual = seen.slope, bounded(seen, error, variance)
+    seen = bounded(compare(output, source, mask), error, variance)
 
     def around(values: np.ndarray) -> np.ndarray:
         volume = np.zeros(mask.shape)
         volume[mask] = values
         return ndimage.gaussian_filter(volume, STRUCTURE)[mask]
 
-    power = np.maximum(around(slope**2), 1e-6)
+    power = np.maximum(around(seen.slope**2), 1e-6)
     squares = (4 * np.pi * STRUCTURE**2) ** -1.5  # sum of g^2
-    excess = (around(slope * residual) / power) ** 2 - variance * squares / power
+    excess = (around(seen.slope * seen.residual) / power) ** 2 - variance * squares / power
     doubt = np.clip(excess, 0, SURPRISE * error**2)
     return placed(correct(seen, error, doubt, variance), output, mask)
 
@@ -244,12 +244,12 @@ def compare(output: np.ndarray, source: np.ndarray, mask: np.ndarray) -> Compari
     return Comparison(y, s, s - curve(everywhere, y), slope, kept, curve)
 
 
-def bounded(seen: Comparison, error: float, variance: float) -> np.ndarray:
-    """Residuals (V,) of 3 standard deviations at most, d^2 P + R with the largest P (Huber 1964,
+def bounded(seen: Comparison, error: float, variance: float) -> Comparison:
+    """With residuals of 3 standard deviations at most, d^2 P + R with the largest P (Huber 1964,
     doi:10.1214/aoms/1177703732).
     """
     limit = OUTLIER * np.sqrt(SURPRISE * (seen.slope * error) ** 2 + variance)
-    return np.clip(seen.residual, -limit, limit)
+    return seen._replace(residual=np.clip(seen.residual, -limit, limit))
 
 
 def correct(seen: Comparison, error: float, doubt: np.ndarray, variance: float) -> np.ndarray:
@@ -257,7 +257,7 @@ def correct(seen: Comparison, error: float, doubt: np.ndarray, variance: float) 
     or, far from the curve, to where `explain` finds it.
     """
     gain = seen.slope * doubt / (seen.slope**2 * doubt + variance)
-    x = np.clip(seen.output + gain * bounded(seen, error, variance), -1, 1)
+    x = np.clip(seen.output + gain * seen.residual, -1, 1)
     far = np.flatnonzero(~seen.typical)
     x[far] = explain(seen, far, x[far], error, variance)
     return x

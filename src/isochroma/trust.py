@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from isochroma.model import TargetDomain
-from isochroma.preprocess import Prepared
+from isochroma.preprocess import Prepared, largest_component
 from isochroma.refine import noise_variance
 from isochroma.volume import voxel_sizes
 
@@ -123,8 +123,7 @@ def strangeness(
     moved = mask & (np.abs(refined - output) > STRANGE_ERRORS * error)
     weight = ndimage.gaussian_filter(mask.astype(float), 3)
     share = ndimage.gaussian_filter(moved.astype(float), 3) / np.maximum(weight, 0.3)
-    labels, count = ndimage.label(mask & (share > 0.5))
-    voxels = np.bincount(labels.ravel())[1:].max() if count else 0
+    voxels = largest_component(mask & (share > 0.5)).sum()
     size = voxels * voxel_sizes(prepared.grid.affine).prod() / 1000
     if size <= STRANGE_ML:
         return []
