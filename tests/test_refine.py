@@ -274,17 +274,16 @@ class TestFollowSource:
         assert found < 1.3 * plain
         assert other_healthy - other_lesion > 0.8 * (healthy - lesion) > 0.1
 
-    def test_outliers_count_as_three_standard_deviations(
-        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
+    @pytest.mark.parametrize("height", [0.3, 0.5, 0.9])
+    def test_outliers_tell_nothing(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray], height: float
     ) -> None:
+        """Beyond 3 standard deviations of the largest error that is thought possible: 0.23."""
         _, output, mask = drawn
-        changes = []
-        for height in (0.5, 0.7, 0.9):
-            source = output.copy()
-            source[20, 22, 18] = output[20, 22, 18] + height
-            refined, _ = follow_source(output, source, mask, [0.02])
-            changes.append((refined - output)[20, 22, 18])
-        assert changes[0] == pytest.approx(changes[2], rel=0.02)
+        source = output.copy()
+        source[20, 22, 18] += height
+        refined, _ = follow_source(output, source, mask, [0.02])
+        assert refined[20, 22, 18] == pytest.approx(output[20, 22, 18], abs=0.005)
 
     def test_noise_alone_hardly_moves_the_output(
         self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -378,14 +377,28 @@ class TestKeepStructure:
     def test_a_doubled_error_is_the_bound(
         self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
     ) -> None:
-        """However large the disagreement, the gain is that of P = 2 error^2 at most."""
+        """Up to the largest disagreement that is no outlier, the gain is that of P = 2 error^2."""
         _, output, mask = drawn
         source = output.copy()
-        source[18:22, 20:24, 16:20] -= 0.6
+        source[18:22, 20:24, 16:20] -= 0.33
         refined = keep_structure(output, source, mask, 0.05, 0.01)
-        share = (output - refined)[19:21, 21:23, 17:19].mean() / 0.6
+        share = (output - refined)[19:21, 21:23, 17:19].mean() / 0.33
         bound = 2 * 0.05**2 / (2 * 0.05**2 + 0.01)
         assert 0.5 * bound < share < 1.3 * bound
+
+    @pytest.mark.parametrize("name", ["rising", "falling"])
+    def test_vessels_that_the_output_lacks_stay_away(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray], name: str
+    ) -> None:
+        """A strand that no intensity near the output's explains: neither it nor a halo shows."""
+        _, output, mask = drawn
+        source, _ = self.shown(output, mask, name)
+        source[19:21, 6:38, 17:19] += 1.5 * np.sign(0.5 - source[19:21, 6:38, 17:19].mean())
+        refined = keep_structure(output, source, mask, 0.1, self.NOISE**2)
+        clean = keep_structure(output, self.shown(output, mask, name)[0], mask, 0.1, self.NOISE**2)
+        around = (slice(17, 23), slice(4, 40), slice(15, 21))
+        assert np.abs(refined - clean)[around].max() < 0.1
+        assert rms(refined[around], output[around], mask[around]) < 0.05
 
 
 @pytest.mark.parametrize(

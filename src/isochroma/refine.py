@@ -102,7 +102,7 @@ def follow_source(
     are sought on all of it (`explain`): a tumour that the output does not know.
     R is the mean of (s - q(y))^2 - d^2 P, which holds if the output knows the source by its edges
     alone; at least the noise and `MISMATCH`. Outliers, such as vessels with a contrast agent, are
-    left out of the mean, and count as 3 standard deviations where they are.
+    left out of the mean, and tell nothing where they are (`without_outliers`).
 
     Parameters
     ----------
@@ -125,10 +125,13 @@ def follow_source(
     error = np.sqrt(expected.mean())
     least = noise_variance(source, mask) + MISMATCH
     variance = max(unexplained_variance(seen.residual, slope**2 * expected), least)
-    seen = bounded(seen, error, variance)
+    seen = without_outliers(seen, error, variance)
     surprise = seen.residual**2 / (slope**2 * expected + variance)
     doubt = np.maximum(np.minimum(surprise * expected, SURPRISE * error**2), expected)
-    return placed(correct(seen, error, doubt, variance), output, mask), variance
+    x = correct(seen, doubt, variance)
+    far = np.flatnonzero(~seen.typical)
+    x[far] = explain(seen, far, x[far], error, variance)
+    return placed(x, output, mask), variance
 
 
 def error_levels(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -165,7 +168,7 @@ def keep_structure(
 
     has the variance R sum g^2 / sum g d^2 where the source differs by R alone. What b^2 has above
     that is P, up to twice the first pass's: noise stays removed, and what neighbours agree on comes
-    back. Voxels far from the curve are sought on all of it, as there.
+    back. Outliers tell nothing, as there.
 
     Parameters
     ----------
@@ -180,7 +183,7 @@ def keep_structure(
     -------
     (I, J, K) float32 within [-1, 1]; unchanged outside the mask.
     """
-    seen = bounded(compare(output, source, mask), error, variance)
+    seen = without_outliers(compare(output, source, mask), error, variance)
 
     def around(values: np.ndarray) -> np.ndarray:
         volume = np.zeros(mask.shape)
@@ -191,7 +194,7 @@ def keep_structure(
     squares = (4 * np.pi * STRUCTURE**2) ** -1.5  # sum of g^2
     excess = (around(seen.slope * seen.residual) / power) ** 2 - variance * squares / power
     doubt = np.clip(excess, 0, SURPRISE * error**2)
-    return placed(correct(seen, error, doubt, variance), output, mask)
+    return placed(correct(seen, doubt, variance), output, mask)
 
 
 def unexplained_variance(residual: np.ndarray, explained: np.ndarray) -> float:
@@ -244,23 +247,18 @@ def compare(output: np.ndarray, source: np.ndarray, mask: np.ndarray) -> Compari
     return Comparison(y, s, s - curve(everywhere, y), slope, kept, curve)
 
 
-def bounded(seen: Comparison, error: float, variance: float) -> Comparison:
-    """With residuals of 3 standard deviations at most, d^2 P + R with the largest P (Huber 1964,
-    doi:10.1214/aoms/1177703732).
+def without_outliers(seen: Comparison, error: float, variance: float) -> Comparison:
+    """With no residual where it is beyond 3 standard deviations, of d^2 P + R with the largest P:
+    the source shows there what no intensity near the output's has in it.
     """
     limit = OUTLIER * np.sqrt(SURPRISE * (seen.slope * error) ** 2 + variance)
-    return seen._replace(residual=np.clip(seen.residual, -limit, limit))
+    return seen._replace(residual=np.where(np.abs(seen.residual) > limit, 0, seen.residual))
 
 
-def correct(seen: Comparison, error: float, doubt: np.ndarray, variance: float) -> np.ndarray:
-    """Output (V,) moved by d P / (d^2 P + R) (s - q(y)), with P = `doubt` (V,) and R = `variance`;
-    or, far from the curve, to where `explain` finds it.
-    """
+def correct(seen: Comparison, doubt: np.ndarray, variance: float) -> np.ndarray:
+    """Output (V,) moved by d P / (d^2 P + R) (s - q(y)); P = `doubt` and R = `variance`."""
     gain = seen.slope * doubt / (seen.slope**2 * doubt + variance)
-    x = np.clip(seen.output + gain * seen.residual, -1, 1)
-    far = np.flatnonzero(~seen.typical)
-    x[far] = explain(seen, far, x[far], error, variance)
-    return x
+    return np.clip(seen.output + gain * seen.residual, -1, 1)
 
 
 def placed(values: np.ndarray, volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
