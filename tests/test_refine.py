@@ -274,11 +274,11 @@ class TestFollowSource:
         assert found < 1.3 * plain
         assert other_healthy - other_lesion > 0.8 * (healthy - lesion) > 0.1
 
-    @pytest.mark.parametrize("height", [0.3, 0.5, 0.9])
+    @pytest.mark.parametrize("height", [0.5, 0.7, 0.9])
     def test_outliers_tell_nothing(
         self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray], height: float
     ) -> None:
-        """Beyond 3 standard deviations of the largest error that is thought possible: 0.23."""
+        """Beyond 6 standard deviations of the largest error that is thought possible: 0.46."""
         _, output, mask = drawn
         source = output.copy()
         source[20, 22, 18] += height
@@ -393,7 +393,8 @@ class TestKeepStructure:
         """A strand that no intensity near the output's explains: neither it nor a halo shows."""
         _, output, mask = drawn
         source, _ = self.shown(output, mask, name)
-        source[19:21, 6:38, 17:19] += 1.5 * np.sign(0.5 - source[19:21, 6:38, 17:19].mean())
+        strand = (slice(19, 21), slice(6, 38), slice(17, 19))
+        source[strand] = np.where(source[strand] > 0, -1, 1)
         refined = keep_structure(output, source, mask, 0.1, self.NOISE**2)
         clean = keep_structure(output, self.shown(output, mask, name)[0], mask, 0.1, self.NOISE**2)
         around = (slice(17, 23), slice(4, 40), slice(15, 21))

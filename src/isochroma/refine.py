@@ -102,7 +102,7 @@ def follow_source(
     are sought on all of it (`explain`): a tumour that the output does not know.
     R is the mean of (s - q(y))^2 - d^2 P, which holds if the output knows the source by its edges
     alone; at least the noise and `MISMATCH`. Outliers, such as vessels with a contrast agent, are
-    left out of the mean, and tell nothing where they are (`without_outliers`).
+    left out of the mean, and tell little or nothing where they are (`without_outliers`).
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def keep_structure(
 
     has the variance R sum g^2 / sum g d^2 where the source differs by R alone. What b^2 has above
     that is P, up to twice the first pass's: noise stays removed, and what neighbours agree on comes
-    back. Outliers tell nothing, as there.
+    back. Outliers tell little or nothing, as there.
 
     Parameters
     ----------
@@ -248,11 +248,14 @@ def compare(output: np.ndarray, source: np.ndarray, mask: np.ndarray) -> Compari
 
 
 def without_outliers(seen: Comparison, error: float, variance: float) -> Comparison:
-    """With no residual where it is beyond 3 standard deviations, of d^2 P + R with the largest P:
-    the source shows there what no intensity near the output's has in it.
+    """With residuals that fall from 3 standard deviations, of d^2 P + R with the largest P, to none
+    at 6 (a redescending influence, Hampel 1974, doi:10.1080/01621459.1974.10482962): the source
+    shows there what no intensity near the output's has in it.
     """
     limit = OUTLIER * np.sqrt(SURPRISE * (seen.slope * error) ** 2 + variance)
-    return seen._replace(residual=np.where(np.abs(seen.residual) > limit, 0, seen.residual))
+    size = np.abs(seen.residual)
+    size = np.minimum(size, np.maximum(2 * limit - size, 0))
+    return seen._replace(residual=np.copysign(size, seen.residual))
 
 
 def correct(seen: Comparison, doubt: np.ndarray, variance: float) -> np.ndarray:
