@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 from held_out import simulated, target_scans
 
-from isochroma.harmonize import Harmonizer, SamplingSettings
-from isochroma.metrics import psnr, ssim
-from isochroma.preprocess import (
-    Prepared,
-    from_model_units,
-)
-from isochroma.refine import ascend_correlation, follow_source
+from isochroma.images.metrics import psnr, ssim
+from isochroma.images.preprocess import Prepared, from_model_units
+from isochroma.method.correlation import ascend_correlation
+from isochroma.method.refinement import follow_source
+from isochroma.method.sampling import SamplingSettings
+from isochroma.pipeline import Harmonizer
 
 SOLVERS = {"euler 1": (1, "euler"), "euler 3": (3, "euler"), "midpoint 2": (2, "midpoint")}
 

@@ -10,16 +10,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from isochroma.preprocess import (
+from isochroma.images.brain import brain_mask
+from isochroma.images.grid import bounding_box
+from isochroma.images.io import load
+from isochroma.images.preprocess import (
     MARGIN_VOXELS,
     Prepared,
     PreprocessSettings,
-    brain_mask,
     from_model_units,
     prepare,
 )
-from isochroma.simulate import SCANNERS
-from isochroma.volume import bounding_box, load
+from isochroma.method.recontrast import SCANNERS
 
 
 def participants(folder: Path) -> list[dict[str, str]]:

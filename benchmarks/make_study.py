@@ -13,8 +13,8 @@ from typing import Any
 
 from held_out import participants
 
-from isochroma.evaluation.simulated import simulate_file, write_study
-from isochroma.sequences import PRESETS
+from isochroma.evaluation.phantoms.sequences import PRESETS
+from isochroma.evaluation.phantoms.travelling import simulate_file, write_study
 
 LESION_PRESET = "mprage-1.5T"
 LARGE_GAP = "tse-t2-3T"

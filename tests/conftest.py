@@ -11,7 +11,9 @@ import pytest
 from hypothesis import settings
 from scipy import ndimage
 
-from isochroma import edges, preprocess, volume
+from isochroma.images import io, preprocess
+from isochroma.images.brain import brain_mask
+from isochroma.method import edges
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -61,12 +63,12 @@ def data_folder() -> Path:
 @pytest.fixture(scope="session")
 def target_scan(data_folder: Path) -> nib.Nifti1Image:
     """A training scan of the target domain: 0.868 x 0.868 x 1 mm, skull-stripped, LAS."""
-    return volume.load(data_folder / "target_ds002748" / f"{TRAINING_SUBJECT}_T1w.nii.gz")
+    return io.load(data_folder / "target_ds002748" / f"{TRAINING_SUBJECT}_T1w.nii.gz")
 
 
 @pytest.fixture(scope="session")
 def target_mask(target_scan: nib.Nifti1Image) -> np.ndarray:
-    return preprocess.brain_mask(target_scan)[0]
+    return brain_mask(target_scan)[0]
 
 
 @pytest.fixture(scope="session")
@@ -93,4 +95,4 @@ def example_head() -> nib.Nifti1Image:
     path = ROOT / "examples" / "ch2.nii.gz"
     if not path.is_file():
         pytest.skip(f"the example head is not at {path}")
-    return volume.load(path)
+    return io.load(path)

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isochroma.edges import EdgeSettings
-from isochroma.model import ModelConfig, TargetDomain, save_model
-from isochroma.network import NetworkSettings, VelocityNetwork
-from isochroma.patches import PatchSettings
-from isochroma.preprocess import PreprocessSettings
+from isochroma.images.preprocess import PreprocessSettings
+from isochroma.method.edges import EdgeSettings
+from isochroma.method.network import NetworkSettings, VelocityNetwork
+from isochroma.method.patches import PatchSettings
+from isochroma.models.config import ModelConfig, TargetDomain
+from isochroma.models.folder import save_model
 
 SEMI_AXES_MM = np.array([36.0, 44.0, 36.0])  # 239 ml
 SPACING_MM = 2.0

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from isochroma.errors import InputError
-from isochroma.evaluation.age import AgeRegressor, CommonSpace, cross_validated, scores
+from isochroma.evaluation.measures.age import AgeRegressor, CommonSpace, cross_validated, scores
 
 SPACING = 4.0  # mm: heads of 160 mm in 40 voxels
 SHAPE = (44, 50, 42)

@@ -5,11 +5,12 @@ import pytest
 from scipy import ndimage
 
 from conftest import ball, distance_from_centre
-from isochroma.edges import EdgeSettings, canny
 from isochroma.errors import InputError
-from isochroma.evaluation import anatomy
-from isochroma.evaluation.anatomy import EdgeAgreement
-from isochroma.tissues import CSF, GREY, WHITE
+from isochroma.evaluation.measures import anatomy
+from isochroma.evaluation.measures.anatomy import EdgeAgreement
+from isochroma.evaluation.phantoms.lesions import Lesion, insert_lesions
+from isochroma.evaluation.tissues import CSF, GREY, WHITE
+from isochroma.method.edges import EdgeSettings, canny
 
 SHAPE = (48, 48, 48)
 MASK = ball(SHAPE, 23)
@@ -97,14 +98,14 @@ class TestVolumes:
         assert anatomy.tissue_volumes(labels, spacing_mm=2)["CSF"] == 4
 
 
-Planted = tuple[np.ndarray, np.ndarray, list[anatomy.Lesion]]
+Planted = tuple[np.ndarray, np.ndarray, list[Lesion]]
 
 
 class TestPlanting:
     @pytest.fixture(scope="class")
     def planted(self) -> Planted:
         rng = np.random.default_rng(0)
-        return anatomy.insert_lesions(head(), TISSUES, rng, radii_mm=(2, 4), contrasts=(0.5, 1))
+        return insert_lesions(head(), TISSUES, rng, radii_mm=(2, 4), contrasts=(0.5, 1))
 
     def test_one_for_each_radius_and_contrast(self, planted: Planted) -> None:
         _, labels, table = planted
@@ -139,34 +140,34 @@ class TestPlanting:
 
     def test_inverted_contrast_gets_brighter(self) -> None:
         rng = np.random.default_rng(0)
-        changed, labels, _ = anatomy.insert_lesions(-head(), TISSUES, rng, (3,), (1.0,))
+        changed, labels, _ = insert_lesions(-head(), TISSUES, rng, (3,), (1.0,))
         assert (changed + head())[labels > 0].min() > 0.2
 
     def test_beyond_grey_matter(self) -> None:
         rng = np.random.default_rng(0)
-        changed, labels, _ = anatomy.insert_lesions(head(), TISSUES, rng, (4,), (2.0,))
+        changed, labels, _ = insert_lesions(head(), TISSUES, rng, (4,), (2.0,))
         assert changed[labels > 0].min() < -0.3
 
     def test_reproducible(self) -> None:
         a, b = (
-            anatomy.insert_lesions(head(), TISSUES, np.random.default_rng(5), (2,), (1.0,))[1]
+            insert_lesions(head(), TISSUES, np.random.default_rng(5), (2,), (1.0,))[1]
             for _ in range(2)
         )
         np.testing.assert_array_equal(a, b)
 
     def test_what_has_no_place_is_left_out(self) -> None:
         rng = np.random.default_rng(0)
-        _, _, table = anatomy.insert_lesions(head(), TISSUES, rng, (2, 30), (1.0,))
+        _, _, table = insert_lesions(head(), TISSUES, rng, (2, 30), (1.0,))
         assert [each.radius_mm for each in table] == [2]
         with pytest.raises(InputError, match="no lesion fits"):
-            anatomy.insert_lesions(head(), TISSUES, rng, (30,), (1.0,))
+            insert_lesions(head(), TISSUES, rng, (30,), (1.0,))
 
 
 class TestContrastKept:
     @pytest.fixture(scope="class")
     def planted(self) -> Planted:
         rng = np.random.default_rng(1)
-        return anatomy.insert_lesions(head(), TISSUES, rng, radii_mm=(2, 6), contrasts=(0.5, 1))
+        return insert_lesions(head(), TISSUES, rng, radii_mm=(2, 6), contrasts=(0.5, 1))
 
     def test_reference_itself(self, planted: Planted) -> None:
         changed, labels, _ = planted

@@ -5,8 +5,8 @@ import pytest
 from scipy import ndimage
 
 from isochroma.errors import InputError
-from isochroma.evaluation import audit as auditing
-from isochroma.evaluation.audit import (
+from isochroma.evaluation.measures import audit as auditing
+from isochroma.evaluation.measures.audit import (
     audit,
     convnet,
     histogram,

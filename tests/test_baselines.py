@@ -7,8 +7,7 @@ import pytest
 from scipy import ndimage
 
 from fixtures_pipeline import head
-from isochroma import metrics
-from isochroma.baselines import (
+from isochroma.evaluation.methods.baselines import (
     blur,
     brain_frame,
     match_histogram,
@@ -18,6 +17,7 @@ from isochroma.baselines import (
     specify_histogram_by_ssim,
     ssim_gradient,
 )
+from isochroma.images import metrics
 
 PROBABILITIES = np.linspace(0, 1, 101)
 

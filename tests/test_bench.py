@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fixtures_pipeline import config, head_image, random_network
-from isochroma import bench
-from isochroma.bench import Cost
-from isochroma.harmonize import Harmonizer
+from isochroma.evaluation import bench
+from isochroma.evaluation.bench import Cost
+from isochroma.pipeline import Harmonizer
 
 
 class TestPeakMemory:

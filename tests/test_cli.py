@@ -20,7 +20,7 @@ import isochroma
 import isochroma.training  # so that the log handlers of Lightning hold no stream of a test
 from fixtures_pipeline import RAS, SHAPE, axes_to_affine, head, head_image, save_tiny_model
 from isochroma import cli
-from isochroma.model import SHIPPED
+from isochroma.models.folder import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 

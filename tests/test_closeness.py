@@ -7,8 +7,8 @@ from scipy import linalg, ndimage, stats
 
 from conftest import Phantom, ball
 from isochroma.errors import InputError
-from isochroma.evaluation import closeness
-from isochroma.tissues import CSF, GREY, WHITE
+from isochroma.evaluation.measures import closeness
+from isochroma.evaluation.tissues import CSF, GREY, WHITE
 
 SHAPE = (24, 26, 22)
 MASK = ball(SHAPE, 9)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from fixtures_pipeline import config, random_network
-from isochroma import drafts
-from isochroma.harmonize import Harmonizer, SamplingSettings
-from isochroma.preprocess import to_model_units
+from isochroma.images.preprocess import to_model_units
+from isochroma.method.sampling import SamplingSettings
+from isochroma.pipeline import Harmonizer
+from isochroma.training import drafts
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from conftest import ball, distance_from_centre
-from isochroma import edges
-from isochroma.edges import EdgeSettings
-from isochroma.preprocess import Prepared
-from isochroma.simulate import bias_field
-from isochroma.volume import extend_outside
+from isochroma.images.masked import extend_outside
+from isochroma.images.preprocess import Prepared
+from isochroma.method import edges
+from isochroma.method.edges import EdgeSettings
+from isochroma.method.recontrast import bias_field
 
 SHAPE = (48, 48, 48)
 SETTINGS = EdgeSettings()

@@ -17,9 +17,9 @@ from fixtures_pipeline import RAS, head, head_image
 from isochroma.cli import app
 from isochroma.errors import InputError
 from isochroma.evaluation.measuring import Budget
-from isochroma.evaluation.methods import Blur, Command, Raw, TargetMean
+from isochroma.evaluation.methods.registry import Blur, Command, Raw, TargetMean
+from isochroma.evaluation.phantoms.travelling import simulate_file, write_study
 from isochroma.evaluation.run import Evaluation, measure_scan
-from isochroma.evaluation.simulated import simulate_file, write_study
 
 BUDGET = Budget(segmenter_steps=2, permutations=5, convnet_permutations=0, resamples=100)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isochroma import flow
-from isochroma.network import precondition
+from isochroma.method import flow
+from isochroma.method.network import precondition
 
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2}
 

@@ -27,22 +27,23 @@ from fixtures_pipeline import (
     save_tiny_model,
     world_of,
 )
-from isochroma import flow
-from isochroma.edges import canny
 from isochroma.errors import InputError
-from isochroma.harmonize import (
+from isochroma.method import flow
+from isochroma.method.edges import canny
+from isochroma.method.network import COMPACT, PAPER, NetworkSettings
+from isochroma.method.refinement import follow_source, keep_structure
+from isochroma.method.sampling import (
     PAPER_SAMPLING,
-    Harmonizer,
     SamplingSettings,
     choose_device,
     pad_to_multiple,
     sample,
+    tile_boxes,
     tile_edge,
+    tile_window,
     tiled,
 )
-from isochroma.network import COMPACT, PAPER, NetworkSettings
-from isochroma.patches import tile_boxes, tile_window
-from isochroma.refine import follow_source, keep_structure
+from isochroma.pipeline import Harmonizer
 
 COS, SIN = 2 * np.cos(0.4), 2 * np.sin(0.4)
 GRIDS = {

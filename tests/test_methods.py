@@ -17,20 +17,22 @@ import torch
 from scipy import ndimage
 
 from fixtures_pipeline import RAS, head, save_tiny_model
-from isochroma import metrics
 from isochroma.errors import InputError
-from isochroma.evaluation import blindharmony, methods
-from isochroma.evaluation.blindharmony import BlindHarmony, BlindHarmonySettings
-from isochroma.evaluation.methods import METHODS, Command, Method, Ours
-from isochroma.harmonize import Harmonizer, SamplingSettings
-from isochroma.preprocess import (
+from isochroma.evaluation.methods import blindharmony
+from isochroma.evaluation.methods import registry as methods
+from isochroma.evaluation.methods.blindharmony import BlindHarmony, BlindHarmonySettings
+from isochroma.evaluation.methods.registry import METHODS, Command, Method, Ours
+from isochroma.images import metrics
+from isochroma.images.grid import Grid
+from isochroma.images.preprocess import (
     Prepared,
     PreprocessSettings,
     from_model_units,
     intensity_limits,
     to_model_units,
 )
-from isochroma.volume import Grid
+from isochroma.method.sampling import SamplingSettings
+from isochroma.pipeline import Harmonizer
 
 TINY_FLOW: dict[str, Any] = {
     "levels": 2,

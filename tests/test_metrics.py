@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from conftest import Phantom, ball
-from isochroma import metrics
+from isochroma.images import metrics
 
 SHAPE = (24, 26, 22)
 MASK = ball(SHAPE, 9)

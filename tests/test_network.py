@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from isochroma import network
-from isochroma.network import COMPACT, PAPER, Attention, ChannelNorm, VelocityNetwork
+from isochroma.method import network
+from isochroma.method.network import COMPACT, PAPER, Attention, ChannelNorm, VelocityNetwork
 
 TINY_PAPER = replace(PAPER, width=32, multipliers=(1, 2))
 TINY = replace(COMPACT, width=8, multipliers=(1, 2))

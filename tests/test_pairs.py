@@ -8,10 +8,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from fixtures_pipeline import RAS, SHAPE, head
-from isochroma.evaluation.pairs import agreement, rigid_motion, same_person
+from isochroma.evaluation.measures.pairs import agreement, rigid_motion, same_person
 from isochroma.evaluation.study import Case, Scan
-from isochroma.preprocess import Prepared
-from isochroma.volume import Grid, resample
+from isochroma.images.grid import Grid, resample
+from isochroma.images.preprocess import Prepared
 
 
 def scan(name: str, **known: str) -> Scan:

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import ball
-from isochroma import patches
-from isochroma.patches import Patch, PatchSettings
+from isochroma.method import patches
+from isochroma.method.condition import centroid_of
+from isochroma.method.patches import Patch, PatchSettings
 
 SHAPE = (20, 24, 18)
 CENTROID = np.array([9.5, 11.5, 8.5])
@@ -70,9 +71,9 @@ class TestCoordinates:
     def test_centroid(self) -> None:
         mask = np.zeros(SHAPE, dtype=bool)
         mask[2:5, 7, 10:12] = True
-        np.testing.assert_allclose(patches.centroid_of(mask), [3, 7, 10.5])
+        np.testing.assert_allclose(centroid_of(mask), [3, 7, 10.5])
         mask[19, 7, 10] = True  # weighs a seventh
-        np.testing.assert_allclose(patches.centroid_of(mask), [37 / 7, 7, 73 / 7])
+        np.testing.assert_allclose(centroid_of(mask), [37 / 7, 7, 73 / 7])
 
 
 class TestExtract:

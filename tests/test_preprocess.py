@@ -8,10 +8,12 @@ import pytest
 from scipy import ndimage
 
 from conftest import Phantom, ball
-from isochroma import preprocess, volume
 from isochroma.errors import InputError
-from isochroma.preprocess import PreprocessSettings
-from isochroma.simulate import bias_field
+from isochroma.images import brain, preprocess
+from isochroma.images.brain import brain_mask, is_stripped, largest_component
+from isochroma.images.grid import bounding_box
+from isochroma.images.preprocess import PreprocessSettings
+from isochroma.method.recontrast import bias_field
 
 LAS = np.array([[-1.0, 0, 0, 30], [0, 1, 0, -20], [0, 0, 1, 10], [0, 0, 0, 1]])
 TWO_MM = np.diag([2.0, 2, 2, 1])
@@ -30,62 +32,60 @@ def stripped_head() -> np.ndarray:
 
 class TestIsStripped:
     def test_ball_in_zeros(self) -> None:
-        assert preprocess.is_stripped(stripped_head())
+        assert is_stripped(stripped_head())
 
     def test_holes_and_crumbs_are_allowed(self) -> None:
         data = stripped_head()
         data[30:34, 30:34, 30:34] = 0
         data[2, 2, 2] = 5
-        assert preprocess.is_stripped(data)
+        assert is_stripped(data)
 
     def test_noise_around(self) -> None:
         data = stripped_head() + np.random.default_rng(1).uniform(1, 5, (64, 64, 64))
-        assert not preprocess.is_stripped(data)
+        assert not is_stripped(data)
 
     def test_neck_leaves_through_the_border(self) -> None:
         data = stripped_head()
         data[20:44, 20:44, :20] = 60
-        assert not preprocess.is_stripped(data)
+        assert not is_stripped(data)
 
     def test_second_component(self) -> None:
         data = stripped_head()
         data[1:13, 1:13, 1:13] = 60  # 1.5 % of the voxels, apart from the ball
-        assert not preprocess.is_stripped(data)
+        assert not is_stripped(data)
 
     def test_few_zeros(self) -> None:
         data = np.zeros((80, 80, 80))
         data[1:-1, 1:-1, 1:-1] = 60  # a zero border alone is no stripped head
-        assert not preprocess.is_stripped(data)
+        assert not is_stripped(data)
 
     def test_real_scans(self, target_scan: nib.Nifti1Image) -> None:
-        assert preprocess.is_stripped(np.asanyarray(target_scan.dataobj))
+        assert is_stripped(np.asanyarray(target_scan.dataobj))
 
     def test_real_whole_head(self, example_head: nib.Nifti1Image) -> None:
-        assert not preprocess.is_stripped(np.asanyarray(example_head.dataobj))
+        assert not is_stripped(np.asanyarray(example_head.dataobj))
 
 
 class TestBrainMask:
     def test_a_whole_head_on_zeros_is_not_taken_for_stripped(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(preprocess, "_deepbet", lambda image: ball((64, 64, 64), 30))
+        monkeypatch.setattr(brain, "_deepbet", lambda image: ball((64, 64, 64), 30))
         for edge, origin in ((2.0, "stripped"), (2.7, "deepbet")):  # 905 and 2226 ml
             affine = np.diag([edge, edge, edge, 1])
-            assert preprocess.brain_mask(image_of(stripped_head(), affine))[1] == origin
+            assert brain_mask(image_of(stripped_head(), affine))[1] == origin
 
     def test_given(self) -> None:
         data = stripped_head()
         chosen = ball((64, 64, 64), 25)
-        mask, origin = preprocess.brain_mask(
-            image_of(data, TWO_MM), image_of(chosen.astype(np.uint8), TWO_MM)
-        )
+        mask, origin = brain_mask(image_of(data, TWO_MM), image_of(chosen.astype(np.uint8), TWO_MM))
         assert origin == "given"
         assert mask.dtype == bool
         np.testing.assert_array_equal(mask, chosen)
 
     def test_given_as_one_volume_in_4d(self) -> None:
         chosen = ball((64, 64, 64), 25)
-        mask, _ = preprocess.brain_mask(
+        mask, _ = brain_mask(
             image_of(stripped_head(), TWO_MM), image_of(chosen[..., None].astype(np.uint8), TWO_MM)
         )
         np.testing.assert_array_equal(mask, chosen)
@@ -93,14 +93,14 @@ class TestBrainMask:
     def test_given_on_another_shape(self) -> None:
         given = image_of(np.ones((64, 64, 63), dtype=np.uint8), TWO_MM)
         with pytest.raises(InputError, match=r"\(64, 64, 63\).*Resample the mask"):
-            preprocess.brain_mask(image_of(stripped_head(), TWO_MM), given)
+            brain_mask(image_of(stripped_head(), TWO_MM), given)
 
     def test_given_with_another_affine(self) -> None:
         moved = TWO_MM.copy()
         moved[0, 3] = 1
         given = image_of(ball((64, 64, 64), 25).astype(np.uint8), moved)
         with pytest.raises(InputError, match=r"affine.*Resample the mask"):
-            preprocess.brain_mask(image_of(stripped_head(), TWO_MM), given)
+            brain_mask(image_of(stripped_head(), TWO_MM), given)
 
     @pytest.mark.parametrize(
         ("radius", "affine", "shown"),
@@ -111,7 +111,7 @@ class TestBrainMask:
         affine[3, 3] = 1
         given = image_of(ball((64, 64, 64), radius).astype(np.uint8), affine)
         with pytest.raises(InputError, match=f"{shown}.*--mask") as caught:
-            preprocess.brain_mask(image_of(stripped_head(), affine), given)
+            brain_mask(image_of(stripped_head(), affine), given)
         assert "(given)" in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
 
@@ -121,7 +121,7 @@ class TestBrainMask:
         brain = data != 0
         data[30:34, 30:34, 30:34] = 0
         data[2, 2, 2] = 5
-        mask, origin = preprocess.brain_mask(image_of(data, TWO_MM))
+        mask, origin = brain_mask(image_of(data, TWO_MM))
         assert origin == "stripped"
         np.testing.assert_array_equal(mask, brain)
 
@@ -129,13 +129,13 @@ class TestBrainMask:
         def run(image: nib.Nifti1Image) -> None:
             raise AssertionError
 
-        monkeypatch.setattr(preprocess, "_brain_extraction", lambda: SimpleNamespace(run=run))
+        monkeypatch.setattr(brain, "_brain_extraction", lambda: SimpleNamespace(run=run))
         noise = np.random.default_rng(0).uniform(1, 5, (64, 64, 64))
         with pytest.raises(InputError, match=r"found no brain. Check the scan, or give its mask"):
-            preprocess.brain_mask(image_of(noise, TWO_MM))
+            brain_mask(image_of(noise, TWO_MM))
 
     def test_whole_head(self, example_head: nib.Nifti1Image) -> None:
-        mask, origin = preprocess.brain_mask(example_head)
+        mask, origin = brain_mask(example_head)
         assert origin == "deepbet"
         assert mask.shape == example_head.shape
         volume_ml = mask.sum() / 1000
@@ -155,15 +155,15 @@ class TestLargestComponent:
         mask[1:3, 1:3, 1:3] = mask[5:9, 5:9, 5:9] = True
         expected = mask.copy()
         expected[:4] = False
-        np.testing.assert_array_equal(preprocess.largest_component(mask), expected)
+        np.testing.assert_array_equal(largest_component(mask), expected)
 
     def test_corners_do_not_connect(self) -> None:
         mask = np.zeros((6, 6, 6), dtype=bool)
         mask[0:2, 0:2, 0:2] = mask[2:5, 2:5, 2:5] = True
-        assert preprocess.largest_component(mask).sum() == 27
+        assert largest_component(mask).sum() == 27
 
     def test_nothing(self) -> None:
-        assert not preprocess.largest_component(np.zeros((3, 3, 3), dtype=bool)).any()
+        assert not largest_component(np.zeros((3, 3, 3), dtype=bool)).any()
 
 
 class TestModelUnits:
@@ -256,7 +256,7 @@ class TestPrepare:
     def test_phantom_without_resampling(self, phantom: Phantom) -> None:
         """On 1 mm voxels only the orientation changes: known answer, percentile by percentile."""
         result = preprocess.prepare(image_of(phantom.data), phantom.mask, PLAIN)
-        box = volume.bounding_box(phantom.mask, 4)
+        box = bounding_box(phantom.mask, 4)
         np.testing.assert_array_equal(result.mask, phantom.mask[box][::-1])
         values = phantom.data[phantom.mask]
         lower, upper = np.percentile(values, [0.5, 99.5])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from isochroma.preview import save_preview
+from isochroma.images.slices import save_preview
 
 SHAPE = (40, 50, 44)
 

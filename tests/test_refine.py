@@ -10,11 +10,11 @@ import pytest
 import torch
 from scipy import ndimage
 
-from isochroma.metrics import ncc
-from isochroma.refine import (
+from isochroma.images.metrics import ncc
+from isochroma.method.correlation import ascend_correlation
+from isochroma.method.refinement import (
     LEVELS,
     MISMATCH,
-    ascend_correlation,
     error_levels,
     follow_source,
     keep_structure,

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from fixtures_pipeline import TINY, config, head_image, random_network
-from isochroma import runtime
 from isochroma.errors import InputError
-from isochroma.harmonize import Harmonizer
-from isochroma.network import VelocityNetwork
+from isochroma.method import runtime
+from isochroma.method.network import VelocityNetwork
+from isochroma.pipeline import Harmonizer
 
 
 class TestOpenVino:

@@ -5,9 +5,9 @@ import pytest
 
 from conftest import distance_from_centre
 from isochroma.errors import InputError
-from isochroma.evaluation.segmentation import Segmenter, dice
-from isochroma.preprocess import Prepared
-from isochroma.volume import Grid
+from isochroma.evaluation.measures.segmentation import Segmenter, dice
+from isochroma.images.grid import Grid
+from isochroma.images.preprocess import Prepared
 
 SHAPE = (36, 40, 33)
 EVERYWHERE = np.ones((2, 2, 2), dtype=bool)

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from conftest import distance_from_centre
-from isochroma import sequences
 from isochroma.errors import InputError
-from isochroma.preprocess import Prepared, is_stripped
-from isochroma.sequences import PRESETS, TISSUES, Preset, Tissue
-from isochroma.volume import MAX_VOXEL_MM, Grid
+from isochroma.evaluation.phantoms import sequences
+from isochroma.evaluation.phantoms.sequences import PRESETS, TISSUES, Preset, Tissue
+from isochroma.images.brain import is_stripped
+from isochroma.images.grid import Grid
+from isochroma.images.io import MAX_VOXEL_MM
+from isochroma.images.preprocess import Prepared
 
 SHAPE = (40, 44, 36)
 MEANS = np.array([-0.5, 0.1, 0.75], dtype=np.float32)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from conftest import Phantom, ball
-from isochroma import simulate
-from isochroma.simulate import SCANNERS, Scanner
+from isochroma.method import recontrast as simulate
+from isochroma.method.recontrast import SCANNERS, Scanner
 
 CLEAN = {"bias": 0.0, "blur": 0.0, "noise": 0.0}
 seeds = st.integers(0, 2**32 - 1)

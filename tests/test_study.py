@@ -10,7 +10,7 @@ import pytest
 from fixtures_pipeline import RAS, head, head_image
 from isochroma.errors import InputError
 from isochroma.evaluation.study import open_case, read_study
-from isochroma.preprocess import PreprocessSettings
+from isochroma.images.preprocess import PreprocessSettings
 
 SETTINGS = PreprocessSettings(spacing_mm=2.0, n4=False)
 

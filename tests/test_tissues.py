@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from conftest import ball
-from isochroma.tissues import CSF, GREY, WHITE, classify
+from isochroma.evaluation.tissues import CSF, GREY, WHITE, classify
 
 SHAPE = (32, 34, 30)
 

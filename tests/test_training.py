@@ -25,22 +25,25 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from fixtures_pipeline import SPACING_MM, config, head, head_image, random_network
-from isochroma import flow, training
-from isochroma.drafts import Example
 from isochroma.errors import InputError
-from isochroma.harmonize import Harmonizer
-from isochroma.model import ModelConfig, load_model
-from isochroma.patches import PatchSettings
-from isochroma.refine import LEVELS
-from isochroma.training import (
+from isochroma.method import flow
+from isochroma.method.edges import canny
+from isochroma.method.patches import PatchSettings
+from isochroma.method.refinement import LEVELS
+from isochroma.models.config import ModelConfig
+from isochroma.models.folder import load_model
+from isochroma.pipeline import Harmonizer
+from isochroma.training import data, module
+from isochroma.training.data import (
     PatchStream,
     TargetScan,
-    TrainingSettings,
     cache_scan,
     find_target_scans,
     open_cached,
-    train,
 )
+from isochroma.training.drafts import Example
+from isochroma.training.fit import train
+from isochroma.training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(
     steps=6,
@@ -109,14 +112,14 @@ def checkpoint(folder: Path) -> dict[str, Any]:
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], object]) -> None:
     """Do something when the training step number `step` (from 0) begins."""
-    original = training.FlowTraining.training_step
+    original = module.FlowTraining.training_step
 
-    def training_step(self: training.FlowTraining, batch: Any, index: int) -> torch.Tensor:
+    def training_step(self: module.FlowTraining, batch: Any, index: int) -> torch.Tensor:
         if self.global_step == step:
             action()
         return original(self, batch, index)
 
-    monkeypatch.setattr(training.FlowTraining, "training_step", training_step)
+    monkeypatch.setattr(module.FlowTraining, "training_step", training_step)
 
 
 class TestFindTargetScans:
@@ -227,7 +230,7 @@ class TestCache:
         np.testing.assert_allclose(cached.image, prepared.image, atol=1e-3)
         assert cached.name.startswith("sub-01_T1w-")
         assert (cached.lower, cached.upper) == (prepared.lower, prepared.upper)
-        own = training.canny(prepared.image, prepared.mask, config().edges)
+        own = canny(prepared.image, prepared.mask, config().edges)
         assert cached.edges.shape == (3, *prepared.mask.shape)
         np.testing.assert_array_equal(cached.edges[0], own)
         for copy in cached.edges[1:]:
@@ -250,7 +253,7 @@ class TestCache:
                 raise OSError(errno.ENOSPC, "No space left on device")
             save(path, array)
 
-        monkeypatch.setattr(training.np, "save", save_until_full)
+        monkeypatch.setattr(np, "save", save_until_full)
         with pytest.raises(OSError, match="No space left"):
             cache_scan(target / "sub-01_T1w.nii.gz", tmp_path, config(), 0)
         assert list(tmp_path.iterdir()) == []
@@ -267,11 +270,11 @@ class TestCache:
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(training.np, "save", cut_short)
+            patched.setattr(np, "save", cut_short)
             with pytest.raises(KeyboardInterrupt):
-                training.cache_examples(cached, first_pass, 1)
-        training.cache_examples(cached, first_pass, 1)
-        (example,) = training.open_examples(cached, config().sha256, 1)
+                data.cache_examples(cached, first_pass, 1)
+        data.cache_examples(cached, first_pass, 1)
+        (example,) = data.open_examples(cached, config().sha256, 1)
         assert example.draft.shape == open_cached(cached).image.shape
 
     def test_scans_of_one_name_do_not_share_a_cache(self, tmp_path: Path) -> None:
@@ -486,7 +489,7 @@ class TestRun:
             seen.append({name: value.clone() for name, value in network.state_dict().items()})
             return loss(network, *arguments)
 
-        monkeypatch.setattr(training.flow, "loss", spy)
+        monkeypatch.setattr(flow, "loss", spy)
         settings = dataclasses.replace(SETTINGS, steps=2, checkpoint_every=2)
         run(tmp_path / "model", settings, initial=(network, config()))
         assert len(seen) == 2
@@ -504,7 +507,7 @@ class TestRun:
             seen.append((image, *rest))
             return loss(network, image, mask, *rest)
 
-        monkeypatch.setattr(training.flow, "loss", spy)
+        monkeypatch.setattr(flow, "loss", spy)
         settings = dataclasses.replace(
             SETTINGS, steps=2, checkpoint_every=2, draft_share=1.0, draft_copies=2
         )
@@ -534,7 +537,7 @@ class TestRun:
             steps.append(float(condition[0, 2].diff(dim=1).mean()))
             return loss(network, image, mask, condition, *rest)
 
-        monkeypatch.setattr(training.flow, "loss", spy)
+        monkeypatch.setattr(flow, "loss", spy)
         settings = dataclasses.replace(SETTINGS, steps=2, checkpoint_every=2)
         model = config(patches=PatchSettings(size=16, strided_probability=0.0))
         run(tmp_path / "model", settings, model)
@@ -550,7 +553,7 @@ class TestRun:
             times.extend(arguments[-2].tolist())
             return loss(*arguments)
 
-        monkeypatch.setattr(training.flow, "loss", spy)
+        monkeypatch.setattr(flow, "loss", spy)
         settings = dataclasses.replace(SETTINGS, steps=8, batch_size=4, checkpoint_every=8)
         for share, low, high in ((0.0, 0, 0), (1.0, 32, 32), (0.5, 8, 24)):
             times.clear()
@@ -569,7 +572,7 @@ class TestRun:
             losses.append(float(value := loss(*arguments)))
             return value
 
-        monkeypatch.setattr(training.flow, "loss", spy)
+        monkeypatch.setattr(flow, "loss", spy)
         settings = dataclasses.replace(
             SETTINGS,
             steps=60,
@@ -626,13 +629,13 @@ class TestResume:
         assert not (folder / "weights.safetensors").exists()
         seen: list[int] = []
         with pytest.MonkeyPatch.context() as patch:
-            original = training.FlowTraining.training_step
+            original = module.FlowTraining.training_step
 
-            def spy(self: training.FlowTraining, batch: Any, index: int) -> torch.Tensor:
+            def spy(self: module.FlowTraining, batch: Any, index: int) -> torch.Tensor:
                 seen.append(self.global_step)
                 return original(self, batch, index)
 
-            patch.setattr(training.FlowTraining, "training_step", spy)
+            patch.setattr(module.FlowTraining, "training_step", spy)
             run(folder)
         assert seen == [3, 4, 5]
         self.assert_same_end(folder, trained)
@@ -719,9 +722,7 @@ class TestFailure:
                 kept.append((folder / "checkpoints" / "last.ckpt").read_bytes())
 
             fail_at(patch, 4, poison)
-            patch.setattr(
-                training.flow, "loss", lambda *a: loss(*a) * (float("nan") if poisoned else 1)
-            )
+            patch.setattr(flow, "loss", lambda *a: loss(*a) * (float("nan") if poisoned else 1))
             with pytest.raises(FloatingPointError, match="the loss is nan at step 4"):
                 run(folder)
         assert (folder / "checkpoints" / "last.ckpt").read_bytes() == kept[0]

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from fixtures_pipeline import config, head_image, random_network
-from isochroma import trust
+from isochroma import checks, uncertainty
 from isochroma.errors import InputError
-from isochroma.harmonize import Harmonizer, Result
-from isochroma.model import TargetDomain
-from isochroma.preprocess import Prepared
-from isochroma.volume import Grid
+from isochroma.images.grid import Grid
+from isochroma.images.preprocess import Prepared
+from isochroma.models.config import TargetDomain
+from isochroma.pipeline import Harmonizer, Result
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ class TestUncertainty:
         assert 0.1 < spread[mask > 0].mean() < 200  # the target's range is 400
 
     def test_seeded(self, harmonizer: Harmonizer, result: Result) -> None:
-        a, b = (trust.uncertainty(harmonizer, result.prepared, 2) for _ in range(2))
+        a, b = (uncertainty.uncertainty(harmonizer, result.prepared, 2) for _ in range(2))
         np.testing.assert_array_equal(a, b)
 
     def test_more_noise_less_certain(self, harmonizer: Harmonizer, result: Result) -> None:
@@ -42,7 +42,7 @@ class TestUncertainty:
         noise = 0.2 * np.random.default_rng(0).standard_normal(prepared.mask.shape)
         noisy = np.where(prepared.mask, np.clip(prepared.image + noise, -1, 1), 0)
         plain, worse = (
-            trust.uncertainty(
+            uncertainty.uncertainty(
                 harmonizer, dataclasses.replace(prepared, image=image.astype(np.float32)), 3
             )[prepared.mask].mean()
             for image in (prepared.image, noisy)
@@ -55,7 +55,7 @@ class TestUncertainty:
         """Outputs 0 and 1: their standard deviation is 1 / sqrt 2."""
         outputs = iter([np.zeros(result.prepared.mask.shape), np.ones(result.prepared.mask.shape)])
         monkeypatch.setattr(harmonizer, "translate", lambda prepared, edges: next(outputs))
-        spread = trust.uncertainty(harmonizer, result.prepared, 2)
+        spread = uncertainty.uncertainty(harmonizer, result.prepared, 2)
         np.testing.assert_allclose(spread, 0.5**0.5, rtol=1e-6)
 
     @pytest.mark.parametrize("runs", [1, -2])
@@ -73,36 +73,36 @@ class TestDoubts:
     HEAD = TargetDomain(smallest_mm=(68.0, 84.0, 68.0), largest_mm=(74.0, 90.0, 74.0))
 
     def test_none_for_a_head_like_the_targets(self, result: Result) -> None:
-        assert trust.doubts(result.prepared, np.full(3, 2.0), self.HEAD) == []
+        assert checks.doubts(result.prepared, np.full(3, 2.0), self.HEAD) == []
 
     def test_thick_slices(self, result: Result) -> None:
-        (found,) = trust.doubts(result.prepared, np.array([2, 1.4, 1.4]), self.HEAD)
+        (found,) = checks.doubts(result.prepared, np.array([2, 1.4, 1.4]), self.HEAD)
         assert found == "voxels of 2.0 x 1.4 x 1.4 mm: detail finer than 2 mm is lost."
-        (found,) = trust.doubts(result.prepared, np.array([2, 2, 4.0]), self.HEAD)
+        (found,) = checks.doubts(result.prepared, np.array([2, 2, 4.0]), self.HEAD)
         assert "2.0 x 2.0 x 4.0 mm" in found
 
     def test_the_lower_third_is_missing(self, result: Result) -> None:
         mask = result.prepared.mask.copy()
         mask[:, :, : mask.shape[2] // 3] = False
-        (found,) = trust.doubts(
+        (found,) = checks.doubts(
             dataclasses.replace(result.prepared, mask=mask), np.full(3, 2.0), self.HEAD
         )
         assert "mm high" in found
         assert "68 to 74" in found
 
     def test_unknown_sizes(self, result: Result) -> None:
-        assert trust.doubts(result.prepared, np.full(3, 2.0), TargetDomain()) == []
+        assert checks.doubts(result.prepared, np.full(3, 2.0), TargetDomain()) == []
 
     def test_extent_of_a_box(self) -> None:
         mask = np.zeros((20, 20, 20), bool)
         mask[2:12, 3:18, 5:10] = True
-        np.testing.assert_array_equal(trust.brain_extent(mask), [10, 15, 5])
+        np.testing.assert_array_equal(checks.brain_extent(mask), [10, 15, 5])
 
     def test_a_stray_voxel_does_not_count(self) -> None:
         mask = np.zeros((40, 40, 40), bool)
         mask[2:22, 2:22, 2:22] = True
         mask[39, 39, 39] = True
-        np.testing.assert_array_equal(trust.brain_extent(mask), [20, 20, 20])
+        np.testing.assert_array_equal(checks.brain_extent(mask), [20, 20, 20])
 
 
 class TestStrangeness:
@@ -119,7 +119,7 @@ class TestStrangeness:
         refined[distance < radius_mm] -= change
         grid = Grid(shape, np.diag([spacing_mm] * 3 + [1]))
         prepared = Prepared(output, np.ones(shape, dtype=bool), grid, 0, 1)
-        return trust.strangeness(output, refined, prepared, self.ERROR)
+        return checks.strangeness(output, refined, prepared, self.ERROR)
 
     def test_errors_like_the_models_are_usual(self) -> None:
         assert self.found(0) == []
@@ -139,5 +139,5 @@ class TestStrangeness:
     def test_stands_in_the_record(
         self, harmonizer: Harmonizer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(trust, "strangeness", lambda *given: ["strange."])
+        monkeypatch.setattr(checks, "strangeness", lambda *given: ["strange."])
         assert "strange." in harmonizer.run(head_image()).record["Doubts"]

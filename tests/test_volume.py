@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nibabel.affines import apply_affine, voxel_sizes
 
-from isochroma import volume
+from isochroma import files
 from isochroma.errors import InputError
-from isochroma.volume import Grid
+from isochroma.images import io, masked
+from isochroma.images.grid import Grid, bounding_box, model_grid, resample
 
 RAS = np.array([[1.0, 0, 0, -20], [0, 1, 0, -30], [0, 0, 1, -40], [0, 0, 0, 1]])
 LPS = np.array([[-1.0, 0, 0, 90], [0, -1, 0, 126], [0, 0, 1, -72], [0, 0, 0, 1]])
@@ -55,13 +56,13 @@ shapes = st.tuples(*[st.integers(2, 40)] * 3)
 class TestNames:
     @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mgz", ".mgh", ".NII.GZ"])
     def test_volume_suffixes(self, suffix: str) -> None:
-        assert volume.has_volume_suffix(f"a.b/sub-01_T1w{suffix}")
-        assert volume.stem(f"a.b/sub-01_T1w{suffix}") == "sub-01_T1w"
+        assert io.has_volume_suffix(f"a.b/sub-01_T1w{suffix}")
+        assert io.stem(f"a.b/sub-01_T1w{suffix}") == "sub-01_T1w"
 
     @pytest.mark.parametrize("name", ["scan.dcm", "scan.gz", "scan.nii.txt", "nii", "scan"])
     def test_other_suffixes(self, name: str) -> None:
-        assert not volume.has_volume_suffix(name)
-        assert volume.stem(f"folder/{name}") == name
+        assert not io.has_volume_suffix(name)
+        assert io.stem(f"folder/{name}") == name
 
 
 class TestGrid:
@@ -111,7 +112,7 @@ class TestGrid:
 
 class TestModelGrid:
     def test_canonical_1_mm_is_kept(self) -> None:
-        grid = volume.model_grid(image_of(texture(), RAS))
+        grid = model_grid(image_of(texture(), RAS))
         assert grid.shape == (12, 14, 10)
         np.testing.assert_allclose(grid.affine, RAS, atol=1e-9)
 
@@ -128,23 +129,23 @@ class TestModelGrid:
     def test_reoriented(
         self, affine: np.ndarray, shape: tuple[int, ...], origin: tuple[float, ...]
     ) -> None:
-        grid = volume.model_grid(image_of(texture((10, 12, 14)), affine))
+        grid = model_grid(image_of(texture((10, 12, 14)), affine))
         assert grid.shape == shape
         np.testing.assert_allclose(grid.affine, affine_of(np.eye(3), origin), atol=1e-9)
 
     def test_anisotropic_voxels(self) -> None:
         image = image_of(texture((10, 20, 31)), affine_of(np.diag([2.0, 1, 0.5])))
-        assert volume.model_grid(image).shape == (20, 20, 16)
-        assert volume.model_grid(image, spacing_mm=2.0).shape == (10, 10, 8)
+        assert model_grid(image).shape == (20, 20, 16)
+        assert model_grid(image, spacing_mm=2.0).shape == (10, 10, 8)
 
     def test_rounding_adds_no_voxel(self) -> None:
         """Ten voxels of 1.00004 mm (as stored in float32 headers) are ten voxels, not eleven."""
         image = image_of(texture((10, 10, 10)), affine_of(np.diag([1.00004, 1, 1])))
-        assert volume.model_grid(image).shape == (10, 10, 10)
+        assert model_grid(image).shape == (10, 10, 10)
 
     def test_oblique_axes_are_kept(self) -> None:
         affine = oblique()
-        grid = volume.model_grid(image_of(texture((20, 24, 16)), affine))
+        grid = model_grid(image_of(texture((20, 24, 16)), affine))
         assert grid.shape == (18, 21, 16)
         np.testing.assert_allclose(grid.affine[:3, :3], rotation(0.3, -0.2, 0.15), atol=1e-9)
 
@@ -153,7 +154,7 @@ class TestModelGrid:
         self, shape: tuple[int, ...], affine: np.ndarray, spacing: float
     ) -> None:
         image = image_of(np.zeros(shape, dtype=np.uint8), affine)
-        grid = volume.model_grid(image, spacing)
+        grid = model_grid(image, spacing)
         np.testing.assert_allclose(voxel_sizes(grid.affine), spacing, rtol=1e-6)
         codes = nib.aff2axcodes(grid.affine)
         assert codes == nib.aff2axcodes(nib.as_closest_canonical(image).affine)
@@ -174,7 +175,7 @@ class TestModelGrid:
 class TestResample:
     def test_identity(self) -> None:
         data, grid = texture(), Grid((12, 14, 10), oblique())
-        result = volume.resample(data, grid, grid)
+        result = resample(data, grid, grid)
         assert result.dtype == np.float32
         np.testing.assert_allclose(result, data, atol=0.05)
 
@@ -182,28 +183,28 @@ class TestResample:
         data = texture()
         moved = RAS.copy()
         moved[:3, 3] += (2, -1, 0)
-        result = volume.resample(data, Grid((12, 14, 10), RAS), Grid((12, 14, 10), moved))
+        result = resample(data, Grid((12, 14, 10), RAS), Grid((12, 14, 10), moved))
         np.testing.assert_allclose(result[:10, 1:], data[2:, :13], atol=0.05)
 
     def test_flip(self) -> None:
         data = texture()
         flipped = affine_of(np.diag([-1.0, 1, 1]), (RAS[0, 3] + 11, RAS[1, 3], RAS[2, 3]))
-        result = volume.resample(data, Grid((12, 14, 10), RAS), Grid((12, 14, 10), flipped))
+        result = resample(data, Grid((12, 14, 10), RAS), Grid((12, 14, 10), flipped))
         np.testing.assert_allclose(result, data[::-1], atol=0.05)
 
     def test_permuted_axes(self) -> None:
         data = texture()
         permuted = RAS[:, [2, 0, 1, 3]]
-        result = volume.resample(data, Grid((12, 14, 10), RAS), Grid((10, 12, 14), permuted))
+        result = resample(data, Grid((12, 14, 10), RAS), Grid((10, 12, 14), permuted))
         np.testing.assert_allclose(result, data.transpose(2, 0, 1), atol=0.05)
 
     def test_to_canonical_and_back_is_lossless(self) -> None:
         data = texture()
         native = Grid((12, 14, 10), LPS)
-        grid = volume.model_grid(image_of(data, LPS))
-        there = volume.resample(data, native, grid)
+        grid = model_grid(image_of(data, LPS))
+        there = resample(data, native, grid)
         np.testing.assert_allclose(there, data[::-1, ::-1], atol=0.05)
-        np.testing.assert_allclose(volume.resample(there, grid, native), data, atol=0.05)
+        np.testing.assert_allclose(resample(there, grid, native), data, atol=0.05)
 
     def test_linear_field_between_oblique_grids(self) -> None:
         """A field that is linear in the world is that field on any grid, away from the border."""
@@ -214,13 +215,13 @@ class TestResample:
             voxels = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), axis=-1)
             return apply_affine(grid.affine, voxels) @ (3.0, -2.0, 1.0) + 100
 
-        result = volume.resample(field(source), source, target)
+        result = resample(field(source), source, target)
         np.testing.assert_allclose(result, field(target), atol=0.02)
 
     def test_labels(self) -> None:
         labels = np.random.default_rng(0).integers(0, 4, (12, 14, 10)).astype(np.int16)
         target = Grid((24, 28, 20), RAS @ np.diag([0.5, 0.5, 0.5, 1]))
-        result = volume.resample(labels, Grid(labels.shape, RAS), target, order=0)
+        result = resample(labels, Grid(labels.shape, RAS), target, order=0)
         assert result.dtype == np.int16
         np.testing.assert_array_equal(result[::2, ::2, ::2], labels)
         assert set(np.unique(result)) <= {0, 1, 2, 3}
@@ -229,17 +230,17 @@ class TestResample:
         data = texture()
         wide = RAS.copy()
         wide[0, 3] -= 5
-        result = volume.resample(data, Grid((12, 14, 10), RAS), Grid((22, 14, 10), wide), order=1)
+        result = resample(data, Grid((12, 14, 10), RAS), Grid((22, 14, 10), wide), order=1)
         np.testing.assert_allclose(result[:5], np.broadcast_to(data[:1], (5, 14, 10)), rtol=1e-6)
         np.testing.assert_allclose(result[17:], np.broadcast_to(data[-1:], (5, 14, 10)), rtol=1e-6)
 
     def test_real_round_trip(self, target_scan: nib.Nifti1Image, target_mask: np.ndarray) -> None:
         """Native 0.868 mm -> 1 mm -> native: nearly nothing is lost inside the brain."""
-        box = volume.bounding_box(target_mask, 4)
+        box = bounding_box(target_mask, 4)
         native, inside = Grid.of(target_scan).crop(box), target_mask[box]
-        data = volume.extend_outside(np.asarray(target_scan.dataobj[box], np.float32), inside)
-        grid = volume.model_grid(nib.Nifti1Image(data, native.affine))
-        back = volume.resample(volume.resample(data, native, grid), grid, native)
+        data = masked.extend_outside(np.asarray(target_scan.dataobj[box], np.float32), inside)
+        grid = model_grid(nib.Nifti1Image(data, native.affine))
+        back = resample(resample(data, native, grid), grid, native)
         correlation = np.corrcoef(data[inside], back[inside])[0, 1]
         print(f"round trip: r = {correlation:.5f}")
         assert correlation > 0.995
@@ -249,19 +250,19 @@ class TestMasking:
     def test_bounding_box(self) -> None:
         mask = np.zeros((10, 11, 12), dtype=bool)
         mask[3:5, 6, 2] = mask[4, 8, 9] = True
-        assert volume.bounding_box(mask) == (slice(3, 5), slice(6, 9), slice(2, 10))
-        assert volume.bounding_box(mask, 4) == (slice(0, 9), slice(2, 11), slice(0, 12))
+        assert bounding_box(mask) == (slice(3, 5), slice(6, 9), slice(2, 10))
+        assert bounding_box(mask, 4) == (slice(0, 9), slice(2, 11), slice(0, 12))
 
     def test_bounding_box_of_nothing(self) -> None:
         with pytest.raises(InputError, match=r"mask is empty.*--mask"):
-            volume.bounding_box(np.zeros((4, 4, 4), dtype=bool))
+            bounding_box(np.zeros((4, 4, 4), dtype=bool))
 
     def test_extend_outside(self) -> None:
         data = texture((9, 4, 4))
         mask = np.zeros(data.shape, dtype=bool)
         mask[2:4] = True
         data[~mask] = np.nan
-        result = volume.extend_outside(data, mask)
+        result = masked.extend_outside(data, mask)
         np.testing.assert_array_equal(result[2:4], data[2:4])
         np.testing.assert_array_equal(result[:2], np.stack([data[2]] * 2))
         np.testing.assert_array_equal(result[4:], np.stack([data[3]] * 5))
@@ -273,7 +274,7 @@ class TestLoad:
     @staticmethod
     def refused(path: Path, remedy: str) -> str:
         with pytest.raises(InputError) as caught:
-            volume.load(path)
+            io.load(path)
         message = str(caught.value)
         assert str(path) in message
         assert remedy in message
@@ -283,7 +284,7 @@ class TestLoad:
     def test_good_file(self, tmp_path: Path) -> None:
         data = texture()
         nib.save(image_of(data, LPS), tmp_path / "a.nii.gz")
-        image = volume.load(str(tmp_path / "a.nii.gz"))
+        image = io.load(str(tmp_path / "a.nii.gz"))
         np.testing.assert_array_equal(image.get_fdata(), data)
         np.testing.assert_allclose(image.affine, LPS)
 
@@ -330,7 +331,7 @@ class TestLoad:
         data = texture((6, 7, 8, 1))
         nib.save(image_of(data, LPS), path)
         assert nib.load(path).shape == (6, 7, 8, 1)
-        image = volume.load(path)
+        image = io.load(path)
         assert image.shape == (6, 7, 8)
         np.testing.assert_array_equal(image.get_fdata(), data[..., 0])
         np.testing.assert_allclose(image.affine, LPS)
@@ -367,7 +368,7 @@ class TestLoad:
 
     def test_thickest_voxels_allowed(self) -> None:
         for thickest in (2.5, 2.5003):  # an oblique header's rounding
-            volume.as_scan(image_of(texture(), affine_of(np.diag([1.0, 1, thickest]))))
+            io.as_scan(image_of(texture(), affine_of(np.diag([1.0, 1, thickest]))))
 
     def test_complex(self, tmp_path: Path) -> None:
         path = tmp_path / "scan.nii"
@@ -386,7 +387,7 @@ class TestLoad:
         affine = RAS.copy()
         affine[1, 1] = entry
         with pytest.raises(InputError, match="Repair the header's geometry"):
-            volume.as_scan(nib.spatialimages.SpatialImage(texture(), affine))
+            io.as_scan(nib.spatialimages.SpatialImage(texture(), affine))
 
 
 class TestSave:
@@ -399,9 +400,9 @@ class TestSave:
         original = image_of(texture().astype(np.int16), affine)
         original.header.set_xyzt_units("mm", "sec")
         data = texture(seed=1) / 10
-        saved = volume.save(volume.like(data, original, dtype), tmp_path / f"new{suffix}")
+        saved = io.save(io.like(data, original, dtype), tmp_path / f"new{suffix}")
         assert saved == tmp_path / f"new{suffix}"
-        image = volume.load(saved)
+        image = io.load(saved)
         assert image.get_data_dtype() == np.dtype(dtype)
         np.testing.assert_allclose(image.affine, affine, atol=1e-5)
         assert image.header.get_xyzt_units() == ("mm", "sec")
@@ -413,8 +414,8 @@ class TestSave:
     def test_mgh_round_trip(self, tmp_path: Path, suffix: str, dtype: str) -> None:
         original = nib.MGHImage(texture(), oblique())
         data = texture(seed=1) / 10
-        saved = volume.save(volume.like(data, original, dtype), tmp_path / f"new{suffix}")
-        image = volume.load(saved)
+        saved = io.save(io.like(data, original, dtype), tmp_path / f"new{suffix}")
+        image = io.load(saved)
         assert isinstance(image, nib.MGHImage)
         assert image.get_data_dtype() == np.dtype(dtype).newbyteorder(">")
         np.testing.assert_allclose(image.affine, oblique(), atol=1e-4)
@@ -424,8 +425,8 @@ class TestSave:
     def test_across_formats(self, tmp_path: Path) -> None:
         data = texture()
         for original, suffix in [(image_of(data, LPS), ".mgz"), (nib.MGHImage(data, LPS), ".nii")]:
-            path = volume.save(volume.like(data, original), tmp_path / f"new{suffix}")
-            image = volume.load(path)
+            path = io.save(io.like(data, original), tmp_path / f"new{suffix}")
+            image = io.load(path)
             np.testing.assert_array_equal(image.get_fdata(), data)
             np.testing.assert_allclose(image.affine, LPS, atol=1e-4)
             assert image.get_data_dtype().newbyteorder("=") == np.float32
@@ -433,16 +434,16 @@ class TestSave:
     def test_integers_are_rounded_and_clipped(self) -> None:
         data = np.array([-1e6, -40.6, -0.4, 0.6, 41.5, 1e6], dtype=np.float32).reshape(1, 2, 3)
         original = image_of(data)
-        int16 = np.asanyarray(volume.like(data, original, np.int16).dataobj)
+        int16 = np.asanyarray(io.like(data, original, np.int16).dataobj)
         assert int16.dtype == np.int16
         np.testing.assert_array_equal(int16.ravel(), [-32768, -41, 0, 1, 42, 32767])
-        uint8 = np.asanyarray(volume.like(data, original, np.uint8).dataobj)
+        uint8 = np.asanyarray(io.like(data, original, np.uint8).dataobj)
         np.testing.assert_array_equal(uint8.ravel(), [0, 0, 0, 1, 42, 255])
 
     def test_wide_integers_are_clipped(self) -> None:
         """2^31 - 1 is no float32: rounding it up must not wrap round to -2^31."""
         data = np.array([-1e10, 0, 5, 1e10], dtype=np.float32).reshape(1, 2, 2)
-        int32 = np.asanyarray(volume.like(data, image_of(data), np.int32).dataobj).ravel()
+        int32 = np.asanyarray(io.like(data, image_of(data), np.int32).dataobj).ravel()
         np.testing.assert_array_equal(int32[:3], [-(2**31), 0, 5])
         assert int32[3] > 2**31 - 200
 
@@ -451,11 +452,11 @@ class TestSave:
         original.header.set_slope_inter(0.5, 10)
         original.header["cal_max"] = 99
         nib.save(original, tmp_path / "scaled.nii")
-        scaled = volume.load(tmp_path / "scaled.nii")
+        scaled = io.load(tmp_path / "scaled.nii")
         assert (scaled.dataobj.slope, scaled.dataobj.inter) == (0.5, 10)
         data = np.arange(60).reshape(3, 4, 5) * 3
-        path = volume.save(volume.like(data, scaled, np.int16), tmp_path / "new.nii")
-        image = volume.load(path)
+        path = io.save(io.like(data, scaled, np.int16), tmp_path / "new.nii")
+        image = io.load(path)
         assert (image.dataobj.slope, image.dataobj.inter) == (1, 0)
         assert image.header["cal_max"] == 0
         np.testing.assert_array_equal(np.asanyarray(image.dataobj), data)
@@ -466,12 +467,12 @@ class TestSave:
         original = image_of(np.arange(60, dtype=np.int16).reshape(3, 4, 5))
         original.header.set_slope_inter(0.5, 10)
         data = np.arange(60).reshape(3, 4, 5) * 3
-        path = volume.save(volume.like(data, original, np.int16), tmp_path / "new.nii")
+        path = io.save(io.like(data, original, np.int16), tmp_path / "new.nii")
         np.testing.assert_array_equal(nib.load(path).dataobj.get_unscaled(), data)
 
     def test_the_original_header_is_untouched(self) -> None:
         original = image_of(texture())
-        volume.like(texture(), original, np.uint8)
+        io.like(texture(), original, np.uint8)
         assert original.get_data_dtype() == np.float32
 
 
@@ -483,7 +484,7 @@ class TestWriteAtomically:
             seen.append(temporary)
             temporary.write_text("whole")
 
-        path = volume.write_atomically(tmp_path / "new" / "a.nii.gz", write)
+        path = files.write_atomically(tmp_path / "new" / "a.nii.gz", write)
         assert path.read_text() == "whole"
         assert seen[0].name == "a.nii.gz"
         assert seen[0] != path
@@ -498,7 +499,7 @@ class TestWriteAtomically:
             raise kind
 
         with pytest.raises(kind):
-            volume.write_atomically(tmp_path / "a.nii", write)
+            files.write_atomically(tmp_path / "a.nii", write)
         assert list(tmp_path.iterdir()) == []
 
     def test_the_old_file_survives(self, tmp_path: Path) -> None:
@@ -511,14 +512,14 @@ class TestWriteAtomically:
             raise OSError
 
         with pytest.raises(OSError):
-            volume.write_atomically(path, write)
+            files.write_atomically(path, write)
         assert path.read_text() == "old"
         assert list(tmp_path.iterdir()) == [path]
 
     def test_the_old_file_is_replaced(self, tmp_path: Path) -> None:
         path = tmp_path / "a.txt"
         path.write_text("old")
-        volume.write_atomically(path, lambda temporary: temporary.write_text("new"))
+        files.write_atomically(path, lambda temporary: temporary.write_text("new"))
         assert path.read_text() == "new"
 
 
@@ -526,4 +527,4 @@ def test_sha256(tmp_path: Path) -> None:
     """FIPS 180-2, appendix B.1."""
     path = tmp_path / "abc"
     path.write_bytes(b"abc")
-    assert volume.sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from isochroma.harmonize import Harmonizer, SamplingSettings
+    from isochroma.method.sampling import SamplingSettings
+    from isochroma.pipeline import Harmonizer
 
 __version__ = "0.1.0"
 __all__ = ["Harmonizer", "SamplingSettings", "__version__"]
@@ -17,8 +18,9 @@ __all__ = ["Harmonizer", "SamplingSettings", "__version__"]
 
 def __getattr__(name: str) -> object:
     if name in {"Harmonizer", "SamplingSettings"}:
-        from isochroma import harmonize
+        from isochroma import pipeline
+        from isochroma.method import sampling
 
-        return getattr(harmonize, name)
+        return getattr(pipeline if name == "Harmonizer" else sampling, name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

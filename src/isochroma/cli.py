@@ -20,7 +20,7 @@ from isochroma import __version__
 from isochroma.errors import InputError, about
 
 if TYPE_CHECKING:
-    from isochroma.harmonize import Harmonizer, Result
+    from isochroma.pipeline import Harmonizer, Result
 
 app = typer.Typer(
     name="isochroma",
@@ -114,14 +114,15 @@ def harmonize(
 
     Beside each output stand its brain mask and a JSON sidecar that says how it was made.
     """
-    from isochroma.volume import load
+    from isochroma.images.io import load
 
     targets = plan_outputs(scans, output, overwrite)
     if mask is not None and len(scans) > 1:
         msg = "--mask goes with one scan. Harmonize scans with masks one at a time."
         raise InputError(msg)
 
-    from isochroma.harmonize import PAPER_SAMPLING, Harmonizer, SamplingSettings
+    from isochroma.method.sampling import PAPER_SAMPLING, SamplingSettings
+    from isochroma.pipeline import Harmonizer
 
     chosen: dict[str, Any] = {
         "steps": steps,
@@ -176,7 +177,7 @@ def plan_outputs(scans: list[Path], output: Path, overwrite: bool) -> dict[Path,
     InputError
         If two scans would become one file, or a file exists and may not be replaced.
     """
-    from isochroma.volume import SUFFIXES, has_volume_suffix, stem
+    from isochroma.images.io import SUFFIXES, has_volume_suffix, stem
 
     single = has_volume_suffix(output)
     if single and len(scans) > 1:
@@ -228,8 +229,9 @@ def harmonize_file(
     """
     import nibabel as nib
 
-    from isochroma.harmonize import Stopwatch
-    from isochroma.volume import load, sha256, write_together
+    from isochroma.files import sha256, write_together
+    from isochroma.images.io import load
+    from isochroma.pipeline import Stopwatch
 
     watch = Stopwatch(progress)
     with watch.stage("load"):
@@ -271,7 +273,7 @@ def harmonize_file(
 
 def before_after(result: Result, path: Path) -> None:
     """Source and harmonized slices, one above the other."""
-    from isochroma.preview import save_preview
+    from isochroma.images.slices import save_preview
 
     volumes = {"source": result.prepared.image, "harmonized": result.output}
     outside = {name: volume - ~result.prepared.mask for name, volume in volumes.items()}
@@ -328,14 +330,16 @@ def train(
     Run the same command again to go on where a stopped run left off.
     """
     try:
-        from isochroma import training
+        from isochroma.training.fit import train as fit
+        from isochroma.training.settings import TrainingSettings
     except ModuleNotFoundError as error:
         msg = f"training needs the package {error.name}. Run: pip install 'isochroma[train]'"
         raise InputError(msg) from error
-    from isochroma.edges import EdgeSettings
-    from isochroma.model import ModelConfig, load_model
-    from isochroma.network import COMPACT, PAPER
-    from isochroma.patches import PatchSettings
+    from isochroma.method.edges import EdgeSettings
+    from isochroma.method.network import COMPACT, PAPER
+    from isochroma.method.patches import PatchSettings
+    from isochroma.models.config import ModelConfig
+    from isochroma.models.folder import load_model
 
     if devices != "auto" and not devices.isdecimal():
         msg = f"--devices {devices}: give a number or auto."
@@ -348,7 +352,7 @@ def train(
         network=PAPER if architecture == "paper" else COMPACT,
         patches=PatchSettings(size=patch_size),
     )
-    settings = training.TrainingSettings(
+    settings = TrainingSettings(
         steps=steps,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -367,7 +371,7 @@ def train(
         if initial[1].network != config.network:
             msg = f"{start_from}: its network is {initial[1].network}, not {config.network}."
             raise InputError(msg)
-    training.train(
+    fit(
         target,
         output,
         config,
@@ -414,7 +418,12 @@ def evaluate(
     """
     try:
         from isochroma.evaluation.measuring import FULL, QUICK
-        from isochroma.evaluation.methods import METHODS, QUICK_METHODS, Command, named_methods
+        from isochroma.evaluation.methods.registry import (
+            METHODS,
+            QUICK_METHODS,
+            Command,
+            named_methods,
+        )
         from isochroma.evaluation.run import Evaluation
     except ModuleNotFoundError as error:
         msg = f"evaluation needs the package {error.name}. Run: pip install 'isochroma[evaluate]'"
@@ -458,8 +467,8 @@ def simulate(
     study.tsv already names stay in it.
     """
     try:
-        from isochroma.evaluation.simulated import add_to_study, simulate_file
-        from isochroma.sequences import PRESETS
+        from isochroma.evaluation.phantoms.sequences import PRESETS
+        from isochroma.evaluation.phantoms.travelling import add_to_study, simulate_file
     except ModuleNotFoundError as error:
         msg = f"simulation needs the package {error.name}. Run: pip install 'isochroma[evaluate]'"
         raise InputError(msg) from error
@@ -490,8 +499,9 @@ def bench(
     """Time each stage on this machine, beside the paper's network: seconds and peak memory."""
     import tempfile
 
-    from isochroma.bench import measure, paper_network, table
-    from isochroma.harmonize import Harmonizer, choose_device
+    from isochroma.evaluation.bench import measure, paper_network, table
+    from isochroma.method.sampling import choose_device
+    from isochroma.pipeline import Harmonizer
 
     harmonizer = Harmonizer.from_pretrained(
         model, device=device, precision=precision, runtime=runtime
@@ -504,7 +514,7 @@ def bench(
 @app.command()
 def models() -> None:
     """List the shipped models."""
-    from isochroma.model import CONFIG, SHIPPED, load_config
+    from isochroma.models.folder import CONFIG, SHIPPED, load_config
 
     for path in sorted(SHIPPED.glob(f"*/{CONFIG}")):
         config = load_config(path.parent)

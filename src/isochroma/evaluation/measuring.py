@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import psutil
 
-from isochroma.edges import EdgeSettings, canny
 from isochroma.errors import InputError
-from isochroma.evaluation import anatomy, closeness, segmentation
-from isochroma.evaluation.age import AgeRegressor, CommonSpace, cross_validated, scores
-from isochroma.evaluation.methods import Method
+from isochroma.evaluation.measures import anatomy, closeness, segmentation
+from isochroma.evaluation.measures.age import AgeRegressor, CommonSpace, cross_validated, scores
+from isochroma.evaluation.methods.registry import Method
 from isochroma.evaluation.study import FILES, Case, Scan
-from isochroma.metrics import ncc, psnr, ssim
-from isochroma.preprocess import Prepared, from_model_units
-from isochroma.tissues import GREY, WHITE, classify
-from isochroma.volume import sha256
+from isochroma.evaluation.tissues import GREY, WHITE, classify
+from isochroma.files import sha256
+from isochroma.images.metrics import ncc, psnr, ssim
+from isochroma.images.preprocess import Prepared, from_model_units
+from isochroma.method.edges import EdgeSettings, canny
 
 if TYPE_CHECKING:
     from isochroma.evaluation.workspace import Workspace
@@ -138,7 +138,7 @@ def code(kind: type | None = None) -> str:
     """
     here = Path(__file__).parent
     own = here.glob("*.py") if kind is None else [Path(inspect.getfile(kind))]
-    modules = [*sorted(here.parent.glob("*.py")), *sorted(own)]
+    modules = [*sorted(here.parent.rglob("*.py")), *sorted(own)]
     return hashlib.sha256(" ".join(sha256(path) for path in modules).encode()).hexdigest()[:16]
 
 

@@ -12,7 +12,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from isochroma.evaluation.summary import MEASURES, Measure
-from isochroma.volume import write_atomically
+from isochroma.files import write_atomically
 
 PARTS = {
     "truth": (

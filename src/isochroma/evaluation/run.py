@@ -23,8 +23,9 @@ import numpy as np
 import pandas as pd
 
 from isochroma.errors import InputError
-from isochroma.evaluation import figures, groups, pairs, report
+from isochroma.evaluation import figures, groups, report
 from isochroma.evaluation.groups import Row
+from isochroma.evaluation.measures import pairs
 from isochroma.evaluation.measuring import (
     FULL,
     LEAST_TARGET_SCANS,
@@ -34,11 +35,11 @@ from isochroma.evaluation.measuring import (
     make_tools,
     measures,
 )
-from isochroma.evaluation.methods import HistogramMatching, Method, Raw
+from isochroma.evaluation.methods.registry import HistogramMatching, Method, Raw
 from isochroma.evaluation.study import Scan, read_study
 from isochroma.evaluation.summary import summarise
 from isochroma.evaluation.workspace import Workspace
-from isochroma.volume import write_atomically
+from isochroma.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -29,8 +29,11 @@ from typing import Any
 import numpy as np
 
 from isochroma.errors import InputError, about
-from isochroma.preprocess import Prepared, PreprocessSettings, brain_mask, prepare
-from isochroma.volume import Grid, extend_outside, load, resample, resample_mask, stem
+from isochroma.images.brain import brain_mask
+from isochroma.images.grid import Grid, resample, resample_mask
+from isochroma.images.io import load, stem
+from isochroma.images.masked import extend_outside
+from isochroma.images.preprocess import Prepared, PreprocessSettings, prepare
 
 SPLITS = ("train", "val", "test")
 WITH_LESIONS = " with lesions"  # ends the preset of a simulation with planted lesions

@@ -12,7 +12,7 @@ from typing import Any
 import joblib
 import numpy as np
 
-from isochroma.evaluation import anatomy
+from isochroma.evaluation.measures import anatomy
 from isochroma.evaluation.measuring import (
     Applied,
     Given,
@@ -24,10 +24,11 @@ from isochroma.evaluation.measuring import (
     labels_of,
     spread,
 )
-from isochroma.evaluation.methods import Method
+from isochroma.evaluation.methods.registry import Method
 from isochroma.evaluation.study import WITH_LESIONS, Case, Scan, open_case
-from isochroma.preprocess import Prepared, PreprocessSettings
-from isochroma.volume import extend_outside, resample
+from isochroma.images.grid import resample
+from isochroma.images.masked import extend_outside
+from isochroma.images.preprocess import Prepared, PreprocessSettings
 
 
 class Workspace:
