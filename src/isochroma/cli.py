@@ -417,14 +417,14 @@ def evaluate(
     Writes report.html, results.csv and summary.json. Run the command again to resume.
     """
     try:
-        from isochroma.evaluation.measuring import FULL, QUICK
         from isochroma.evaluation.methods.registry import (
             METHODS,
             QUICK_METHODS,
             Command,
             named_methods,
         )
-        from isochroma.evaluation.run import Evaluation
+        from isochroma.evaluation.plan import FULL, QUICK
+        from isochroma.evaluation.run import evaluate as judge
     except ModuleNotFoundError as error:
         msg = f"evaluation needs the package {error.name}. Run: pip install 'isochroma[evaluate]'"
         raise InputError(msg) from error
@@ -441,11 +441,9 @@ def evaluate(
     output.mkdir(parents=True, exist_ok=True)
     shipped = named_methods([name for name in core or [] if name not in own], model)
     limited = [known.name for known in shipped] + [name for name in core or [] if name in own]
-    evaluation = Evaluation(study, output, methods, limited, QUICK if quick else FULL, seed, jobs)
-    with progress_bar() as advance:
-        result = evaluation.run(partial(advance, "evaluate"))
-    for failure in result["failures"]:
-        report(RuntimeError(f"{failure['scan']}, {failure['method']}: {failure['error']}"))
+    summary = judge(study, output, methods, limited, QUICK if quick else FULL, seed, jobs)
+    for failure in summary.failures:
+        report(RuntimeError(f"{failure.scan}, {failure.method}: {failure.error}"))
     typer.echo(output / "report.html")
 
 

@@ -15,9 +15,9 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from isochroma.errors import InputError
-from isochroma.evaluation.measures.anatomy import SHELL_GAP, SHELL_WIDTH
 from isochroma.evaluation.tissues import GREY, WHITE
 
+SHELL_GAP, SHELL_WIDTH = 1, 2  # voxels of white matter around a lesion: left out, taken
 SOFT_EDGE_MM = 1.0
 LONGEST = float(np.exp(0.2))  # of a planted lesion's axes, over its radius
 

@@ -1,54 +1,90 @@
-"""The pictures of the report: histograms, boxes, ages, slices."""
+"""The figures of the report: histograms, boxes, ages, slices."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from isochroma.evaluation.methods.registry import Method
 from isochroma.evaluation.study import Scan
+from isochroma.evaluation.workspace import Workspace
 
-if TYPE_CHECKING:
-    from isochroma.evaluation.run import Evaluation
+logger = logging.getLogger(__name__)
 
 Captioned = tuple[str, Figure]
+Measured = Mapping[str, tuple[Method, Sequence[Scan]]]  # fitted methods and their scans
+THIN = 20  # every 20th voxel is enough for a histogram
+TARGET_SCANS = 10
 
 
-def draw(evaluation: Evaluation, rows: pd.DataFrame) -> dict[str, list[Captioned]]:
-    """Every figure that the results allow: (caption, figure) lists, by part of the report."""
+def draw(
+    work: Workspace, measured: Measured, sources: Sequence[Scan], rows: pd.DataFrame
+) -> dict[str, list[Captioned]]:
+    """Draw every figure that the results allow.
+
+    Parameters
+    ----------
+    work : Workspace
+        The study's scans and outputs.
+    measured : mapping of str to (Method, sequence of Scan)
+        The methods, fitted, and the scans that each was run on.
+    sources : sequence of Scan
+        The scans that harmonization should change.
+    rows : DataFrame
+        The table of results.csv.
+
+    Returns
+    -------
+    figures : dict of str to list of (str, Figure)
+        Captions and figures by part of the report. What cannot be read is left out and logged.
+    """
     figures: dict[str, list[Captioned]] = {}
-    found = all_histograms(evaluation)
+    found = all_histograms(work, measured, sources)
     if found is not None:
         figures["closeness"] = [found]
     dice = rows[rows["measure"] == "dice mean"]
     if len(dice):
         caption = "Mean Dice of each scan, tissue network."
         figures["segmentation"] = [(caption, boxes(dice, "Dice"))]
-    ages = {scan.scan: scan.age for scan in evaluation.scans}
+    ages = {scan.scan: scan.age for scan in work.scans}
     predicted = rows[rows["measure"] == "predicted"]
     if len(predicted):
         predicted = predicted.assign(age=predicted["scan"].map(ages))
         figures["age"] = [("Predicted and true age.", age_scatter(predicted))]
-    for part, scans in montage_scans(evaluation.sources).items():
-        figures[part] = [captioned for scan in scans for captioned in outputs_of(evaluation, scan)]
+    for part, scans in montage_scans(sources).items():
+        shown = (outputs_of(work, measured, scan) for scan in scans)
+        figures[part] = [captioned for captioned in shown if captioned is not None]
     return figures
 
 
-def all_histograms(evaluation: Evaluation) -> Captioned | None:
-    """Histograms of the T1w source scans under every method that got them all."""
-    work = evaluation.work
-    scans = [s for s in evaluation.sources if not s.preset and s.contrast == "T1w"]
+@contextmanager
+def logged(scan: Scan, method: str) -> Iterator[None]:
+    """Log a failure of the body: a figure that lacks something is no reason to lose the report."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("%s, %s, figure: %s", scan.scan, method, error)
+
+
+def all_histograms(
+    work: Workspace, measured: Measured, sources: Sequence[Scan]
+) -> Captioned | None:
+    """Draw histograms of the T1w source scans under every method that got them all."""
+    scans = [scan for scan in sources if not scan.preset and scan.contrast == "T1w"]
     drawn: dict[str, dict[str, list[np.ndarray]]] = {}
-    for method in evaluation.methods:
-        for scan in scans if set(scans) <= set(evaluation.scans_of(method)) else []:
-            with evaluation.catching(scan.scan, f"{method.name}, figure"):
-                values = work.output(method, scan, work.case(scan)).values[::20]
-                drawn.setdefault(method.name, {}).setdefault(scan.site, []).append(values)
+    for name, (method, known) in measured.items():
+        for scan in scans if set(scans) <= set(known) else []:
+            with logged(scan, name):
+                values = work.output(method, scan).values[::THIN]
+                drawn.setdefault(name, {}).setdefault(scan.site, []).append(values)
     if not drawn:
         return None
-    target = [prepared.image[prepared.mask][::20] for prepared in work.target[:10]]
+    target = [scan.image[scan.mask][::THIN] for scan in work.target[:TARGET_SCANS]]
     joined = {
         method: {site: np.concatenate(values) for site, values in sites.items()}
         for method, sites in drawn.items()
@@ -57,8 +93,8 @@ def all_histograms(evaluation: Evaluation) -> Captioned | None:
     return caption, histograms(np.concatenate(target), joined)
 
 
-def montage_scans(sources: list[Scan]) -> dict[str, list[Scan]]:
-    """One scan of each simulated contrast, and one co-registered set."""
+def montage_scans(sources: Sequence[Scan]) -> dict[str, list[Scan]]:
+    """Choose one scan of each simulated contrast, and one co-registered set, by part."""
     chosen: dict[str, Scan] = {}
     for scan in sources:
         if scan.truth is not None:
@@ -70,33 +106,40 @@ def montage_scans(sources: list[Scan]) -> dict[str, list[Scan]]:
     }
 
 
-def outputs_of(evaluation: Evaluation, scan: Scan) -> list[Captioned]:
-    """Slices of every method's output for one scan, black outside the brain."""
+def outputs_of(work: Workspace, measured: Measured, scan: Scan) -> Captioned | None:
+    """Draw slices of every method's output for one scan, black outside the brain."""
     volumes, truth = {}, None
-    for method in evaluation.methods:
-        if scan in evaluation.scans_of(method):
-            with evaluation.catching(scan.scan, f"{method.name}, figure"):
-                volume, case = evaluation.work.volume(method, scan)
+    for name, (method, known) in measured.items():
+        if scan in known:
+            with logged(scan, name):
+                case = work.case(scan)
                 brain = case.prepared.mask
-                volumes[method.name] = np.where(brain, volume, -1)
+                volumes[name] = np.where(brain, work.volume(method, case), -1)
                 truth = None if case.truth is None else np.where(brain, case.truth, -1)
     if not volumes:
-        return []
+        return None
     rest = "." if truth is None else ", and below their differences from the truth."
-    return [(f"{scan.scan}: outputs{rest}", montage(volumes, truth))]
+    return f"{scan.scan}: outputs{rest}", montage(volumes, truth)
 
 
 def histograms(
     target: np.ndarray, outputs: dict[str, dict[str, np.ndarray]], bins: int = 80
 ) -> Figure:
-    """In-mask histograms of each site, one panel a method, the target's in grey.
+    """Draw in-mask histograms of each site, one panel for each method, the target's in grey.
 
     Parameters
     ----------
-    target
-        (N,) target intensities, model units.
-    outputs
-        method -> site -> (N,) intensities.
+    target : (N,) ndarray
+        Target intensities, model units.
+    outputs : dict of str to dict of str to (N,) ndarray
+        Intensities by method and site, model units.
+    bins : int
+        Bins over [-1.1, 1.1].
+
+    Returns
+    -------
+    figure : Figure
+        Not shown anywhere yet.
     """
     edges = np.linspace(-1.1, 1.1, bins + 1)
     figure = Figure(figsize=(3.2 * len(outputs), 2.6))
@@ -113,7 +156,7 @@ def histograms(
 
 
 def boxes(values: pd.DataFrame, label: str) -> Figure:
-    """Boxes of the column `value` by method, one panel a group, every scan a dot."""
+    """Draw boxes of the column `value` by method, one panel for each group, each scan a dot."""
     groups = list(dict.fromkeys(values["group"]))
     methods = list(dict.fromkeys(values["method"]))
     figure = Figure(figsize=(max(4.0, 0.6 * len(methods) + 1) * len(groups), 3.2))
@@ -131,7 +174,7 @@ def boxes(values: pd.DataFrame, label: str) -> Figure:
 
 
 def age_scatter(predictions: pd.DataFrame) -> Figure:
-    """Predicted against true age, one panel a method (columns method, group, age, value)."""
+    """Draw predicted against true age (columns value, age), one panel for each method."""
     methods = list(dict.fromkeys(predictions["method"]))
     figure = Figure(figsize=(2.4 * len(methods), 2.6))
     axes = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
@@ -148,7 +191,7 @@ def age_scatter(predictions: pd.DataFrame) -> Figure:
 
 
 def montage(volumes: dict[str, np.ndarray], truth: np.ndarray | None = None) -> Figure:
-    """Middle slices of each volume (model units); below, the difference from `truth`."""
+    """Draw middle slices of each volume (model units) and their differences from the truth."""
     rows = 3 if truth is None else 6
     names = list(volumes) if truth is None else ["truth", *volumes]
     shown = volumes if truth is None else {"truth": truth, **volumes}
@@ -168,5 +211,5 @@ def montage(volumes: dict[str, np.ndarray], truth: np.ndarray | None = None) -> 
 
 
 def middle(volume: np.ndarray, axis: int) -> np.ndarray:
-    """The middle slice across `axis`, upright."""
+    """Return the middle slice across an axis, upright."""
     return np.take(volume, volume.shape[axis] // 2, axis).T[::-1]
