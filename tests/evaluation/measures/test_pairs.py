@@ -8,7 +8,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from fixtures_pipeline import RAS, SHAPE, head
-from isochroma.evaluation.measures.pairs import agreement, rigid_motion, same_person
+from isochroma.evaluation.measures.pairs import bring_together, ncc, rigid_motion, same_person, ssim
 from isochroma.evaluation.study import Case, Scan
 from isochroma.images.grid import Grid, resample
 from isochroma.images.preprocess import Prepared
@@ -42,17 +42,17 @@ class TestSamePerson:
         assert found == [("kirby", "k1", "k2"), ("rescan", "o1", "o2")]
 
 
-class TestAgreement:
+class TestBringTogether:
     def test_identical_scans_agree(self) -> None:
         case = Case(scan("a"), prepared())
-        found = agreement(case.prepared.image, case.prepared.image, case, case)
-        assert found["ssim"] == pytest.approx(1, abs=1e-4)
-        assert found["ncc"] == pytest.approx(1, abs=1e-6)
+        pair = bring_together(case.prepared.image, case.prepared.image, case, case)
+        assert ssim(pair) == pytest.approx(1, abs=1e-4)
+        assert ncc(pair) == pytest.approx(1, abs=1e-6)
 
     def test_inverted_scan_disagrees(self) -> None:
         case = Case(scan("a"), prepared())
         image = case.prepared.image
-        assert agreement(image, -image, case, case)["ncc"] == pytest.approx(-1, abs=1e-3)
+        assert ncc(bring_together(image, -image, case, case)) == pytest.approx(-1, abs=1e-3)
 
     def test_crops_of_one_grid_are_compared_where_they_lie(self) -> None:
         whole = prepared()
@@ -61,7 +61,7 @@ class TestAgreement:
             whole, image=whole.image[box], mask=whole.mask[box], grid=whole.grid.crop(box)
         )
         cases = Case(scan("a"), whole), Case(scan("b"), cropped)
-        assert agreement(whole.image, cropped.image, *cases)["ncc"] > 0.9999
+        assert ncc(bring_together(whole.image, cropped.image, *cases)) > 0.9999
 
 
 class TestRigidMotion:
@@ -78,6 +78,6 @@ class TestRigidMotion:
         corners = np.array([[30, 30, 30, 1], [-30, 30, -30, 1], [0, -40, 20, 1]]).T
         assert np.abs((found - turn) @ corners)[:3].max() < 1.0  # half a voxel
         cases = Case(scan("a"), fixed), Case(scan("b"), moving)
-        before = agreement(fixed.image, moving.image, *cases)["ncc"]
-        after = agreement(fixed.image, moving.image, *cases, found)["ncc"]
+        before = ncc(bring_together(fixed.image, moving.image, *cases))
+        after = ncc(bring_together(fixed.image, moving.image, *cases, found))
         assert after > 0.95 > before

@@ -9,7 +9,7 @@ import pytest
 
 from fixtures_pipeline import RAS, head, head_image
 from isochroma.errors import InputError
-from isochroma.evaluation.study import open_case, read_study
+from isochroma.evaluation.study import contents, open_case, read_study
 from isochroma.images.preprocess import PreprocessSettings
 
 SETTINGS = PreprocessSettings(spacing_mm=2.0, n4=False)
@@ -95,6 +95,24 @@ class TestReadStudy:
             read_study(tmp_path / "none.tsv")
 
 
+class TestScan:
+    def test_group_is_the_site_and_what_was_simulated_or_the_contrast(self, folder: Path) -> None:
+        plain = read_study(write(folder, GOOD))[1]
+        assert plain.group == "S, T1w"
+        assert dataclasses.replace(plain, preset="flair-3T").group == "S, flair-3T"
+
+    def test_contents_change_with_any_file(self, folder: Path) -> None:
+        scan = read_study(write(folder, GOOD))[1]
+        known = contents(scan)
+        labelled = dataclasses.replace(scan, tissues=folder / "labels.nii.gz")
+        assert contents(labelled) != known
+        assert contents(dataclasses.replace(labelled, lesions=labelled.tissues)) != contents(
+            dataclasses.replace(labelled, tissues=None, lesions=labelled.tissues)
+        )
+        scan.path.write_bytes((folder / "a.nii.gz").read_bytes())
+        assert contents(scan) != known
+
+
 class TestOpenCase:
     def test_truth_labels_and_lesions_lie_on_the_model_grid(self, folder: Path) -> None:
         text = (
@@ -103,7 +121,7 @@ class TestOpenCase:
             "c.nii.gz\tS\t\tc.nii.gz\tlabels.nii.gz\tlabels.nii.gz\n"
         )
         scan = read_study(write(folder, text))[1]
-        case = open_case(scan, SETTINGS, "")
+        case = open_case(scan, SETTINGS)
         assert case.truth is not None
         assert case.tissues is not None
         assert case.lesions is not None
@@ -122,19 +140,19 @@ class TestOpenCase:
         data[: whole[4]] = 0  # a slab is missing
         nib.save(nib.Nifti1Image(data, RAS), folder / "cut.nii.gz")
         scan = read_study(write(folder, text))[1]
-        alone = open_case(dataclasses.replace(scan, truth=None), SETTINGS, "")
-        case = open_case(scan, SETTINGS, "")
+        alone = open_case(dataclasses.replace(scan, truth=None), SETTINGS)
+        case = open_case(scan, SETTINGS)
         assert case.prepared.mask.sum() < alone.prepared.mask.sum()
         np.testing.assert_array_equal(case.prepared.image[~case.prepared.mask], 0)
         data[:22] = 0  # half a head: 120 ml are none
         nib.save(nib.Nifti1Image(data, RAS), folder / "cut.nii.gz")
         with pytest.raises(InputError, match=r"cut.nii.gz: the brain mask"):
-            open_case(scan, SETTINGS, "")
+            open_case(scan, SETTINGS)
 
     def test_no_lesions_are_no_failure(self, folder: Path) -> None:
         none = nib.Nifti1Image(np.zeros(head(seed=2)[0].shape, np.uint8), RAS)
         nib.save(none, folder / "none.nii.gz")
         text = "path\tsite\tsplit\tlesions\na.nii.gz\tT\ttrain\t\nc.nii.gz\tS\t\tnone.nii.gz\n"
-        case = open_case(read_study(write(folder, text))[1], SETTINGS, "")
+        case = open_case(read_study(write(folder, text))[1], SETTINGS)
         assert case.lesions is not None
         assert not case.lesions.any()
