@@ -37,6 +37,7 @@ from isochroma.evaluation.summary import REFERENCE, Summary, summarise
 from isochroma.evaluation.tools import Tools, fit_tools
 from isochroma.evaluation.workspace import Workspace
 from isochroma.files import write_atomically
+from isochroma.stages import advance, stage
 
 PACKAGES = ("isochroma", "torch", "SimpleITK", "dipy", "monai", "scikit-learn")
 Measured = dict[str, tuple[Method, list[Scan]]]
@@ -81,26 +82,32 @@ def evaluate(
         If the study cannot be used, or `only_core` names a method that is not compared.
     """
     plan = make_plan(study, out, methods, only_core, budget, seed, jobs)
-    prepare_scans(plan)
-    tools = fit_tools(plan.work, plan.budget.segmenter_steps)
+    with stage("preprocessing and tissues"):
+        prepare_scans(plan)
+    with stage("tools for the measures"):
+        tools = fit_tools(plan.work, plan.budget.segmenter_steps)
     measured: Measured = {}
     results = Results()
     for method in plan.methods:
-        fitted, found = fit_method(plan.work, method)
+        with stage(f"{method.name}: fitting"):
+            fitted, found = fit_method(plan.work, method)
         results += found
         if fitted is None:
             continue
-        scans, found = measure_method(plan, fitted, tools)
+        with stage(f"{method.name}: harmonizing and measuring"):
+            scans, found = measure_method(plan, fitted, tools)
         measured[method.name] = fitted, scans
         results += found
         write_rows(plan.out, results)
-    results += measure_sites(plan, measured)
+    with stage("site audit"):
+        results += measure_sites(plan, measured)
     table = write_rows(plan.out, results)
     summary = summary_of(plan, tools, measured, results)
     text = json.dumps(dataclasses.asdict(summary), indent=1)
     write_atomically(plan.out / "summary.json", lambda to: to.write_text(text + "\n"))
-    figures = draw(plan.work, measured, plan.sources, table)
-    write_page(plan.out / "report.html", summary, figures)
+    with stage("report"):
+        figures = draw(plan.work, measured, plan.sources, table)
+        write_page(plan.out / "report.html", summary, figures)
     return summary
 
 
@@ -108,7 +115,9 @@ def prepare_scans(plan: Plan) -> None:
     """Preprocess all scans and label their tissues, several side by side."""
     scans = [*plan.work.train, *plan.work.scans]
     one = joblib.delayed(prepare_scan)
-    joblib.Parallel(plan.jobs)(one(plan.work, scan) for scan in scans)
+    done = joblib.Parallel(plan.jobs, return_as="generator")(one(plan.work, scan) for scan in scans)
+    for number, _ in enumerate(done, 1):
+        advance(number, len(scans))
 
 
 def prepare_scan(work: Workspace, scan: Scan) -> None:
@@ -149,9 +158,15 @@ def measure_method(plan: Plan, method: Method, tools: Tools) -> tuple[list[Scan]
     """
     scans = plan.scans_of(method)
     one = joblib.delayed(measure_scan)
-    found = joblib.Parallel(plan.jobs)(one(plan, method, scan, tools) for scan in scans)
-    done = [scan for scan, each in zip(scans, found, strict=True) if not each.failures]
-    results = sum(found, Results())
+    found = joblib.Parallel(plan.jobs, return_as="generator")(
+        one(plan, method, scan, tools) for scan in scans
+    )
+    done, results = [], Results()
+    for number, (scan, each) in enumerate(zip(scans, found, strict=True), 1):
+        advance(number, len(scans))
+        results += each
+        if not each.failures:
+            done.append(scan)
     if not done:
         return done, results
     return done, (

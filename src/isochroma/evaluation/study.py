@@ -30,7 +30,7 @@ import numpy as np
 
 from isochroma.errors import InputError, about
 from isochroma.files import sha256
-from isochroma.images.brain import brain_mask
+from isochroma.images.brain import find_brain
 from isochroma.images.grid import Grid, resample, resample_mask
 from isochroma.images.io import load, stem
 from isochroma.images.masked import extend_outside
@@ -275,12 +275,12 @@ def open_case(scan: Scan, settings: PreprocessSettings) -> Case:
     image = load(scan.path)
     given = load(scan.mask) if scan.mask else None
     with about(scan.path):
-        prepared = prepare(image, brain_mask(image, given)[0], settings)
+        prepared = prepare(image, find_brain(image, given).mask, settings)
     truth = None
     if scan.truth:
         other = load(scan.truth)
         with about(scan.truth):
-            known = prepare(other, brain_mask(other)[0], settings)
+            known = prepare(other, find_brain(other).mask, settings)
         truth = resample(extend_outside(known.image, known.mask), known.grid, prepared.grid)
         both = prepared.mask & resample_mask(known.mask, known.grid, prepared.grid)
         prepared = replace(prepared, image=np.where(both, prepared.image, 0), mask=both)

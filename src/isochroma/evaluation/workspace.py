@@ -17,9 +17,10 @@ from isochroma.evaluation.store import Store
 from isochroma.evaluation.study import WITH_LESIONS, Case, Scan, contents, open_case
 from isochroma.evaluation.tissues import classify
 from isochroma.images.grid import resample
+from isochroma.images.masked import scatter
 from isochroma.images.preprocess import Prepared, PreprocessSettings
 from isochroma.memory import PeakMemory
-from isochroma.method.edges import EdgeSettings, canny
+from isochroma.method.edges import EdgeSettings, detect_edges
 
 PREPROCESS, EDGES = PreprocessSettings(), EdgeSettings()
 VERSION = 1  # raise it where cases, tissue labels or edges come out differently
@@ -85,13 +86,6 @@ def fit(method: Method, target: Sequence[Prepared]) -> Method:
     return method
 
 
-def spread(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Put in-mask values (V,) into a volume (I, J, K) float32 that is 0 outside."""
-    volume = np.zeros(mask.shape, np.float32)
-    volume[mask] = values
-    return volume
-
-
 class Workspace:
     """Cases, tissue labels and outputs of one study.
 
@@ -130,7 +124,7 @@ class Workspace:
         """Return the edges of the scan itself: (I, J, K) bool."""
         return self.store.get(
             ("edges", *self.case_key(case.scan)),
-            lambda: canny(case.prepared.image, case.prepared.mask, EDGES),
+            lambda: detect_edges(case.prepared, EDGES),
         )
 
     def brightness_labels(self, scan: Scan) -> np.ndarray:
@@ -207,7 +201,7 @@ class Workspace:
 
     def volume(self, method: Method, case: Case) -> np.ndarray:
         """Return what a fitted method makes of the scan as a volume (I, J, K) float32."""
-        return spread(self.output(method, case.scan).values, case.prepared.mask)
+        return scatter(self.output(method, case.scan).values, case.prepared.mask)
 
 
 class TargetScans(Sequence[Prepared]):

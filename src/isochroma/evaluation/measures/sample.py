@@ -5,7 +5,7 @@ group.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
@@ -18,7 +18,7 @@ from isochroma.evaluation.tools import Tools
 from isochroma.evaluation.workspace import EDGES, Workspace
 from isochroma.images.grid import resample
 from isochroma.images.masked import extend_outside
-from isochroma.method.edges import CONNECT_26, canny
+from isochroma.method.edges import CONNECT_26, detect_edges
 
 T = TypeVar("T")
 LEAST_LESION_MM3 = 10.0  # smaller components of a lesion mask are left out
@@ -96,7 +96,7 @@ class Sample:
     @cached_property
     def output_edges(self) -> np.ndarray:
         """Edges of the output: (I, J, K) bool."""
-        return canny(self.output, self.mask, EDGES)
+        return detect_edges(replace(self.case.prepared, image=self.output), EDGES)
 
     @cached_property
     def segmented(self) -> tuple[np.ndarray, np.ndarray]:
