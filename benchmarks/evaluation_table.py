@@ -9,7 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
-from isochroma.evaluation.report import PARTS, markdown
+from isochroma.evaluation.measures import PARTS
+from isochroma.evaluation.report.tables import markdown
 
 SUMMARY = Path(__file__).with_name("evaluation.json")
 SHORT = {
@@ -38,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     summary = json.loads(options.summary.read_text())
     methods = SHORT_METHODS if options.short else list(summary["methods"])
-    for part, (title, text) in PARTS.items():
+    for part, known in PARTS.items():
         chosen = [
             record
             for record in summary["records"]
@@ -46,11 +47,11 @@ def main() -> None:
             and (not options.short or record["measure"] in SHORT.get(part, ()))
         ]
         if chosen and options.short:
-            print(f"**{title}**\n\n{markdown(chosen, methods)}\n")
+            print(f"**{known.title}**\n\n{markdown(chosen, methods)}\n")
         elif chosen:  # chance levels of the site audit stand beside the methods
             levels = dict.fromkeys(record["method"] for record in chosen)
             columns = [*methods, *(name for name in levels if name not in methods)]
-            print(f"## {title}\n\n{text}\n\n{markdown(chosen, columns)}\n")
+            print(f"## {known.title}\n\n{known.about}\n\n{markdown(chosen, columns)}\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -16,10 +15,14 @@ from typer.testing import CliRunner
 from fixtures_pipeline import RAS, head, head_image
 from isochroma.cli import app
 from isochroma.errors import InputError
-from isochroma.evaluation.measuring import Budget
+from isochroma.evaluation.measuring import measure_scan
 from isochroma.evaluation.methods.registry import Blur, Command, Raw, TargetMean
-from isochroma.evaluation.phantoms.travelling import simulate_file, write_study
-from isochroma.evaluation.run import Evaluation, measure_scan
+from isochroma.evaluation.phantoms.travelling import write_study
+from isochroma.evaluation.plan import Budget, Plan, make_plan
+from isochroma.evaluation.run import evaluate
+from isochroma.evaluation.summary import Summary
+from isochroma.evaluation.tools import fit_tools
+from isochroma.evaluation.workspace import Workspace
 
 BUDGET = Budget(segmenter_steps=2, permutations=5, convnet_permutations=0, resamples=100)
 
@@ -60,13 +63,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def result(study: Path) -> tuple[Path, dict]:
+def result(study: Path) -> tuple[Path, Summary]:
     out = study.parent / "report"
-    out.mkdir()
     copy = Command("copy", "cp {input} {output}")
     broken = Command("broken", "false {input} {output}")
     methods = [Blur(), TargetMean(), copy, broken]
-    return out, Evaluation(study, out, methods, budget=BUDGET).run()
+    return out, evaluate(study, out, methods, budget=BUDGET)
 
 
 def value(out: Path, part: str, measure: str, method: str) -> float:
@@ -80,7 +82,7 @@ def value(out: Path, part: str, measure: str, method: str) -> float:
 
 class TestEvaluation:
     def test_truth_is_the_measure_and_blur_is_further_from_it(
-        self, result: tuple[Path, dict]
+        self, result: tuple[Path, Summary]
     ) -> None:
         out, _ = result
         table = pd.read_csv(out / "results.csv")
@@ -90,13 +92,13 @@ class TestEvaluation:
         assert "psnr" not in scores  # infinite: left out
         assert value(out, "truth", "psnr", "raw") > value(out, "truth", "psnr", "blur") + 3
 
-    def test_a_command_that_copies_scores_as_raw(self, result: tuple[Path, dict]) -> None:
+    def test_a_command_that_copies_scores_as_raw(self, result: tuple[Path, Summary]) -> None:
         out, _ = result
         for part, measure in (("truth", "ssim"), ("segmentation", "dice mean"), ("pairs", "ncc")):
             raw = value(out, part, measure, "raw")
             assert value(out, part, measure, "copy") == pytest.approx(raw, abs=0.01)
 
-    def test_raw_keeps_all_anatomy_and_blur_does_not(self, result: tuple[Path, dict]) -> None:
+    def test_raw_keeps_all_anatomy_and_blur_does_not(self, result: tuple[Path, Summary]) -> None:
         out, _ = result
         assert value(out, "anatomy", "edges kept", "raw") == 1
         assert value(out, "anatomy", "edges invented", "raw") == 0
@@ -104,7 +106,7 @@ class TestEvaluation:
         assert value(out, "anatomy", "local ncc", "blur") < 0.99
         assert value(out, "closeness", "change", "raw") == 0
 
-    def test_repetitions_of_one_person_are_paired(self, result: tuple[Path, dict]) -> None:
+    def test_repetitions_of_one_person_are_paired(self, result: tuple[Path, Summary]) -> None:
         out, _ = result
         table = pd.read_csv(out / "results.csv")
         pairs = table[table["part"] == "pairs"]
@@ -114,14 +116,14 @@ class TestEvaluation:
         assert value(out, "pairs", "ncc", "target mean") > 0.99
 
     def test_a_failing_method_is_listed_and_the_rest_goes_on(
-        self, result: tuple[Path, dict]
+        self, result: tuple[Path, Summary]
     ) -> None:
         out, summary = result
-        failed = {(f["scan"], f["method"]) for f in summary["failures"]}
+        failed = {(each.scan, each.method) for each in summary.failures}
         assert failed == {("s0", "broken"), ("s1", "broken"), ("truth", "broken")}
         assert "broken" not in set(pd.read_csv(out / "results.csv")["method"])
 
-    def test_report_is_one_page_with_everything(self, result: tuple[Path, dict]) -> None:
+    def test_report_is_one_page_with_everything(self, result: tuple[Path, Summary]) -> None:
         out, summary = result
         page = (out / "report.html").read_text()
         for title in ("Truth known", "one person, scanned twice", "Anatomy kept", "segmentation"):
@@ -131,10 +133,10 @@ class TestEvaluation:
         assert "https://" not in page
         assert "fewer than 20 target scans" in page
         assert "broken failed with exit code 1" in page
-        assert json.loads((out / "summary.json").read_text())["records"] == summary["records"]
+        assert json.loads((out / "summary.json").read_text())["records"] == summary.records
 
     def test_a_second_run_computes_nothing_anew(
-        self, study: Path, result: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch
+        self, study: Path, result: tuple[Path, Summary], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         out, first = result
         methods = [Blur(), TargetMean(), Command("copy", "cp {input} {output}")]
@@ -145,78 +147,29 @@ class TestEvaluation:
 
         monkeypatch.setattr(Blur, "apply", never)
         monkeypatch.setattr(Command, "apply", never)
-        again = Evaluation(study, out, methods, budget=BUDGET, jobs=1).run()  # in this process
-        assert again["failures"] == []
-        kept = [r for r in again["records"] if r["part"] != "audit"]
-        known = [r for r in first["records"] if r["part"] != "audit"]
+        again = evaluate(study, out, methods, budget=BUDGET, jobs=1)  # in this process
+        assert again.failures == []
+        kept = [r for r in again.records if r["part"] != "audit"]
+        known = [r for r in first.records if r["part"] != "audit"]
         assert kept == known
 
-    def test_core_limits_slow_methods(self, study: Path, tmp_path: Path) -> None:
-        evaluation = Evaluation(study, tmp_path, [Blur()], ["blur"], BUDGET)
-        assert [scan.scan for scan in evaluation.scans_of(Blur())] == ["s0"]
-        with pytest.raises(InputError, match="'nothing' is not among the methods"):
-            Evaluation(study, tmp_path, [Blur()], ["nothing"], BUDGET)
-
-    def test_a_corrected_age_is_measured_anew(
-        self, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_a_corrected_label_is_measured_anew(
+        self, study: Path, result: tuple[Path, Summary]
     ) -> None:
-        def measures(case, values, given, tools, classical, key, budget):  # type: ignore[no-untyped-def]
-            return {"age": {"error": case.scan.age}}
-
-        monkeypatch.setattr("isochroma.evaluation.run.measures", measures)
-        evaluation = Evaluation(study, tmp_path, [Blur()], [], BUDGET)
-        for age in (30.0, 40.0):
-            scan = dataclasses.replace(evaluation.scans[0], age=age)
-            found = measure_scan(evaluation.work, Raw(), scan, None, BUDGET)  # type: ignore[arg-type]
-            assert found[-1].values == {"error": age}
-
-    def test_outputs_are_kept_under_the_code_that_makes_them(
-        self, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        work = Evaluation(study, tmp_path, [Blur()], [], BUDGET).work
-        before = work.key(Blur())
-        monkeypatch.setattr("isochroma.evaluation.workspace.code", lambda kind: "changed")
-        assert work.key(Blur()) != before
-
-
-class TestSimulateFile:
-    def test_scans_truth_and_lesions_are_written_once(self, study: Path, tmp_path: Path) -> None:
-        source = study.parent / "t0.nii.gz"
-        rows = simulate_file(source, tmp_path, ["flair-3T"], lesions=True)
-        (row,) = rows
-        assert row["contrast"] == "FLAIR"
-        simulated, truth = (nib.load(row[key]) for key in ("path", "truth"))
-        lesions = nib.load(row["lesions"])
-        assert truth.shape == lesions.shape
-        assert np.asarray(lesions.dataobj).max() >= 1
-        inside = np.asarray(simulated.dataobj) > 0
-        volume_ml = inside.sum() * abs(np.linalg.det(simulated.affine[:3, :3])) / 1000
-        assert volume_ml == pytest.approx(239, rel=0.05)
-        record = json.loads(Path(row["path"]).with_suffix("").with_suffix(".json").read_text())
-        assert record["Preset"] == "flair-3T"
-        before = Path(row["path"]).stat().st_mtime_ns
-        assert simulate_file(source, tmp_path, ["flair-3T"], lesions=True) == rows
-        assert Path(row["path"]).stat().st_mtime_ns == before
-
-    def test_another_scan_or_seed_is_refused(self, study: Path, tmp_path: Path) -> None:
-        source = study.parent / "t0.nii.gz"
-        simulate_file(source, tmp_path, ["spgr-3T"])
-        with pytest.raises(InputError, match="another seed"):
-            simulate_file(source, tmp_path, ["tse-t2-3T"], seed=1)
-        other = tmp_path / "elsewhere" / "t0.nii.gz"
-        other.parent.mkdir()
-        other.write_bytes((study.parent / "t1.nii.gz").read_bytes())
-        with pytest.raises(InputError, match="another scan of that name"):
-            simulate_file(other, tmp_path, ["spgr-3T"])
-
-    def test_same_seed_same_scan(self, study: Path, tmp_path: Path) -> None:
-        source = study.parent / "t1.nii.gz"
-        found = []
-        for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-            (row,) = simulate_file(source, tmp_path / name, ["spgr-3T"], seed=seed)
-            found.append(np.asarray(nib.load(row["path"]).dataobj))
-        np.testing.assert_array_equal(found[0], found[1])
-        assert not np.array_equal(found[0], found[2])
+        """The output of the scan is kept, its Dice is not."""
+        out, _ = result
+        before = value(out, "segmentation", "dice mean", "raw")
+        plan = make_plan(study, out, [], budget=BUDGET, jobs=1)
+        scan = plan.work.scans[0]
+        data, mask = head(seed=5)
+        labels = np.where(mask, 3 - np.digitize(data, [400, 750]), 0).astype(np.uint8)
+        nib.save(nib.Nifti1Image(labels, RAS), study.parent / "other.nii.gz")
+        changed = dataclasses.replace(scan, tissues=study.parent / "other.nii.gz")
+        work = Workspace(plan.work.train, [changed], out / "cache", 0)
+        tools = fit_tools(work, BUDGET.segmenter_steps)
+        found = measure_scan(dataclasses.replace(plan, work=work), Raw(), changed, tools)
+        dice = {row.measure: row.value for row in found.rows if row.part == "segmentation"}
+        assert abs(dice["dice mean"] - before) > 0.01
 
 
 class TestCommandLine:
@@ -226,7 +179,6 @@ class TestCommandLine:
             (["evaluate", "none.tsv", "-o", "x"], "no such study"),
             (["evaluate", "STUDY", "-o", "x", "--method", "magic"], "method 'magic' is unknown"),
             (["evaluate", "STUDY", "-o", "x", "--method", "raw", "--command", "cp"], "NAME="),
-            (["simulate", "STUDY", "-o", "x", "--preset", "7T"], "preset '7T' is unknown"),
         ],
     )
     def test_errors_are_one_line(
@@ -243,40 +195,13 @@ class TestCommandLine:
     ) -> None:
         limited: list[set[str]] = []
 
-        def stop(evaluation: Evaluation, progress: object) -> None:
-            limited.append(evaluation.only_core)
+        def stop(plan: Plan) -> None:
+            limited.append(set(plan.only_core))
             message = "stop here"
             raise InputError(message)
 
-        monkeypatch.setattr(Evaluation, "run", stop)
+        monkeypatch.setattr("isochroma.evaluation.run.prepare_scans", stop)
         words = ["evaluate", str(study), "-o", str(tmp_path), "--method", "zscore"]
         words += ["--command", "copy=cp {input} {output}", "--core", "copy", "--core", "zscore"]
         assert "stop here" in str(CliRunner().invoke(app, words).exception)
         assert limited == [{"copy", "z-score"}]
-
-    def test_simulate_writes_a_study(self, study: Path, tmp_path: Path) -> None:
-        source = str(study.parent / "t0.nii.gz")
-        words = ["simulate", source, "-o", str(tmp_path), "--preset", "tse-t2-3T"]
-        done = CliRunner().invoke(app, words)
-        assert done.exit_code == 0, done.output
-        with (tmp_path / "study.tsv").open(newline="") as stream:
-            (row,) = csv.DictReader(stream, delimiter="\t")
-        assert row["preset"] == "tse-t2-3T"
-        assert row["truth"] == source
-        assert Path(row["path"]).is_file()
-
-    def test_simulated_twins_meet_in_one_study(self, study: Path, tmp_path: Path) -> None:
-        """With a target row added, the study is valid; scans with lesions find their twin."""
-        words = ["simulate", str(study.parent / "t0.nii.gz"), "-o", str(tmp_path)]
-        for extra in ([], ["--lesions"]):
-            done = CliRunner().invoke(app, [*words, "--preset", "tse-t2-3T", *extra])
-            assert done.exit_code == 0, done.output
-        with (tmp_path / "study.tsv").open(newline="") as stream:
-            rows = list(csv.DictReader(stream, delimiter="\t"))
-        target = {"path": study.parent / "t1.nii.gz", "site": "target", "split": "train"}
-        write_study(tmp_path / "study.tsv", [target, *rows])
-        evaluation = Evaluation(tmp_path / "study.tsv", tmp_path / "report", [Blur()], [], BUDGET)
-        plain, lesioned = evaluation.scans
-        assert {plain.person, lesioned.person} == {"t0"}
-        case = evaluation.work.case(lesioned)
-        assert evaluation.work.healthy(Blur(), case) is not None

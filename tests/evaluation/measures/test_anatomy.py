@@ -5,9 +5,10 @@ import pytest
 from scipy import ndimage
 
 from conftest import ball, distance_from_centre
+from fixtures_evaluation import sample
 from isochroma.errors import InputError
 from isochroma.evaluation.measures import anatomy
-from isochroma.evaluation.measures.anatomy import EdgeAgreement
+from isochroma.evaluation.measures.sample import Lesions, label_lesions
 from isochroma.evaluation.phantoms.lesions import Lesion, insert_lesions
 from isochroma.evaluation.tissues import CSF, GREY, WHITE
 from isochroma.method.edges import EdgeSettings, canny
@@ -27,32 +28,41 @@ def head() -> np.ndarray:
     return np.where(MASK, values, 0).astype(np.float32)
 
 
-def edge_agreement(output: np.ndarray, source: np.ndarray, mask: np.ndarray) -> EdgeAgreement:
-    edges = (canny(image, mask, EdgeSettings()) for image in (output, source))
-    return anatomy.edge_agreement(*edges, mask)
+def edges(output: np.ndarray, source: np.ndarray) -> tuple[float, float]:
+    """Edges kept and invented."""
+    given = sample(output, MASK, source, edges=canny(source, MASK, EdgeSettings()))
+    return anatomy.edges_kept(given), anatomy.edges_invented(given)
+
+
+def contrast_kept(
+    output: np.ndarray,
+    reference: np.ndarray,
+    labels: np.ndarray,
+    healthy: tuple[np.ndarray, np.ndarray] | None = None,
+) -> np.ndarray:
+    return anatomy.contrast_kept(output, Lesions(labels, reference, healthy), TISSUES)
 
 
 class TestEdges:
     def test_identical(self) -> None:
         image = texture(0)
-        found = edge_agreement(image, image, MASK)
-        assert found.kept == found.supported == 1
+        assert edges(image, image) == (1, 0)
 
     def test_inverted_contrast_keeps_edges(self) -> None:
         image = texture(0)
-        assert edge_agreement(-image, image, MASK).kept > 0.99
+        assert edges(-image, image)[0] > 0.99
 
     def test_unrelated_is_at_chance(self) -> None:
         """An edge lies as often near one of another image's as any other voxel does."""
-        output, source = (canny(texture(seed), MASK, EdgeSettings()) for seed in (1, 0))
-        found = anatomy.edge_agreement(output, source, MASK)
-        near = [ndimage.binary_dilation(edges)[MASK].mean() for edges in (output, source)]
-        assert [found.kept, found.supported] == pytest.approx(near, abs=0.05)
+        maps = [canny(texture(seed), MASK, EdgeSettings()) for seed in (1, 0)]
+        near_output, near_source = (ndimage.binary_dilation(each)[MASK].mean() for each in maps)
+        kept, invented = edges(texture(1), texture(0))
+        assert (kept, invented) == pytest.approx((near_output, 1 - near_source), abs=0.05)
 
     def test_moved_by_one_voxel(self) -> None:
         """All edges that did not leave the mask lie within 1 voxel; by three, few do."""
         image = texture(0, sigma=2)
-        near, far = (edge_agreement(np.roll(image, shift, 0), image, MASK).kept for shift in (1, 3))
+        near, far = (edges(np.roll(image, shift, 0), image)[0] for shift in (1, 3))
         assert near > 0.95
         assert far < near - 0.2
 
@@ -89,78 +99,7 @@ class TestLocalNcc:
         assert found == pytest.approx(anatomy.local_ncc(a, b, MASK))
 
 
-class TestVolumes:
-    def test_known(self) -> None:
-        labels = np.zeros((10, 10, 10), dtype=np.uint8)
-        labels[:5], labels[5:8], labels[8:] = CSF, GREY, WHITE
-        found = anatomy.tissue_volumes(labels)
-        assert found == {"CSF": 0.5, "grey matter": 0.3, "white matter": 0.2}
-        assert anatomy.tissue_volumes(labels, spacing_mm=2)["CSF"] == 4
-
-
 Planted = tuple[np.ndarray, np.ndarray, list[Lesion]]
-
-
-class TestPlanting:
-    @pytest.fixture(scope="class")
-    def planted(self) -> Planted:
-        rng = np.random.default_rng(0)
-        return insert_lesions(head(), TISSUES, rng, radii_mm=(2, 4), contrasts=(0.5, 1))
-
-    def test_one_for_each_radius_and_contrast(self, planted: Planted) -> None:
-        _, labels, table = planted
-        asked = {(each.radius_mm, each.contrast) for each in table}
-        assert asked == {(2, 0.5), (2, 1), (4, 0.5), (4, 1)}
-        assert sorted(np.unique(labels)) == [0, 1, 2, 3, 4]
-        for each in table:
-            assert labels[each.centre] == each.label
-            assert each.volume_mm3 == (labels == each.label).sum()
-            assert each.volume_mm3 == pytest.approx(4 / 3 * np.pi * each.radius_mm**3, rel=0.2)
-
-    def test_in_white_matter_and_apart(self, planted: Planted) -> None:
-        changed, labels, _ = planted
-        assert (TISSUES[labels > 0] == WHITE).all()
-        assert (TISSUES[changed != head()] == WHITE).all()
-        _, count = ndimage.label(ndimage.binary_dilation(labels > 0, iterations=1))
-        assert count == 4
-
-    def test_contrast_is_as_asked(self, planted: Planted) -> None:
-        """Where the weight is full, white matter is darker by the asked share of the contrast."""
-        changed, labels, table = planted
-        image = head()
-        step = image[TISSUES == WHITE].mean() - image[TISSUES == GREY].mean()
-        for each in table:
-            darker = (image - changed)[labels == each.label]
-            assert darker.max() == pytest.approx(each.contrast * step, rel=1e-4)
-
-    def test_texture_stays(self, planted: Planted) -> None:
-        changed, labels, _ = planted
-        core = ndimage.binary_erosion(labels == 1, iterations=2)
-        assert changed[core].std() == pytest.approx(head()[core].std(), rel=1e-3)
-
-    def test_inverted_contrast_gets_brighter(self) -> None:
-        rng = np.random.default_rng(0)
-        changed, labels, _ = insert_lesions(-head(), TISSUES, rng, (3,), (1.0,))
-        assert (changed + head())[labels > 0].min() > 0.2
-
-    def test_beyond_grey_matter(self) -> None:
-        rng = np.random.default_rng(0)
-        changed, labels, _ = insert_lesions(head(), TISSUES, rng, (4,), (2.0,))
-        assert changed[labels > 0].min() < -0.3
-
-    def test_reproducible(self) -> None:
-        a, b = (
-            insert_lesions(head(), TISSUES, np.random.default_rng(5), (2,), (1.0,))[1]
-            for _ in range(2)
-        )
-        np.testing.assert_array_equal(a, b)
-
-    def test_what_has_no_place_is_left_out(self) -> None:
-        rng = np.random.default_rng(0)
-        _, _, table = insert_lesions(head(), TISSUES, rng, (2, 30), (1.0,))
-        assert [each.radius_mm for each in table] == [2]
-        with pytest.raises(InputError, match="no lesion fits"):
-            insert_lesions(head(), TISSUES, rng, (30,), (1.0,))
 
 
 class TestContrastKept:
@@ -171,28 +110,28 @@ class TestContrastKept:
 
     def test_reference_itself(self, planted: Planted) -> None:
         changed, labels, _ = planted
-        kept = anatomy.contrast_kept(changed, changed, labels, TISSUES)
+        kept = contrast_kept(changed, changed, labels)
         np.testing.assert_allclose(kept, 1)
         assert anatomy.recall(kept) == 1
 
     @pytest.mark.parametrize(("gain", "offset"), [(0.5, 0.2), (-1, 0)])
     def test_scale_does_not_matter(self, planted: Planted, gain: float, offset: float) -> None:
         changed, labels, _ = planted
-        kept = anatomy.contrast_kept(gain * changed + offset, changed, labels, TISSUES)
+        kept = contrast_kept(gain * changed + offset, changed, labels)
         np.testing.assert_allclose(kept, 1, rtol=1e-4)
 
     def test_without_lesions(self, planted: Planted) -> None:
         changed, labels, _ = planted
-        plain = anatomy.contrast_kept(head(), changed, labels, TISSUES)
+        plain = contrast_kept(head(), changed, labels)
         np.testing.assert_allclose(plain, 0, atol=0.2)
-        paired = anatomy.contrast_kept(head(), changed, labels, TISSUES, (head(), head()))
+        paired = contrast_kept(head(), changed, labels, (head(), head()))
         np.testing.assert_array_equal(paired, 0)
         assert anatomy.recall(plain) == anatomy.recall(paired) == 0
 
     def test_blur_loses_the_small(self, planted: Planted) -> None:
         changed, labels, table = planted
         smooth, plain = (ndimage.gaussian_filter(image, 2) for image in (changed, head()))
-        kept = anatomy.contrast_kept(smooth, changed, labels, TISSUES, (plain, head()))
+        kept = contrast_kept(smooth, changed, labels, (plain, head()))
         small = np.array([each.radius_mm == 2 for each in table])
         assert kept[small].max() < 0.4
         assert kept[~small].min() > 0.6
@@ -201,7 +140,7 @@ class TestContrastKept:
     def test_half(self, planted: Planted) -> None:
         changed, labels, _ = planted
         half = (changed + head()) / 2
-        kept = anatomy.contrast_kept(half, changed, labels, TISSUES, (head(), head()))
+        kept = contrast_kept(half, changed, labels, (head(), head()))
         np.testing.assert_allclose(kept, 0.5, atol=5e-3)
 
     def test_known_contrast(self) -> None:
@@ -213,13 +152,13 @@ class TestContrastKept:
 
     def test_output_without_contrast(self, planted: Planted) -> None:
         changed, labels, _ = planted
-        kept = anatomy.contrast_kept(np.zeros(SHAPE), changed, labels, TISSUES)
+        kept = contrast_kept(np.zeros(SHAPE), changed, labels)
         np.testing.assert_array_equal(kept, 0)
 
     def test_not_seen_in_the_reference(self) -> None:
         labels = ball(SHAPE, 4).astype(np.int32)
         image = np.choose(TISSUES, [0, -0.5, 0.1, 0.75])
-        kept = anatomy.contrast_kept(image, image, labels, TISSUES)
+        kept = contrast_kept(image, image, labels)
         assert np.isnan(kept).all()
         assert np.isnan(anatomy.recall(kept))
 
@@ -239,7 +178,7 @@ class TestLesionMask:
         mask[1:3, 1:3, 1:3] = True  # 8 mm3
         mask[5:8, 5:8, 5:8] = mask[8:10, 8:10, 8:10] = True  # 35, touching by a corner
         mask[15:18, 15:18, 15:18] = True  # 27
-        labels = anatomy.label_lesions(mask)
+        labels = label_lesions(mask)
         assert np.bincount(labels.ravel())[1:].tolist() == [35, 27]
-        assert anatomy.label_lesions(mask, spacing_mm=2).max() == 3
-        assert anatomy.label_lesions(np.zeros_like(mask)).max() == 0
+        assert label_lesions(mask, least_mm3=8).max() == 3
+        assert label_lesions(np.zeros_like(mask)).max() == 0

@@ -79,7 +79,6 @@ class TestPlantedSites:
         found = cohort(stripes=0.5)
         row = accuracy(convnet(epochs=60), found["thumbnail"])
         assert row.balanced_accuracy > 0.95
-        assert row.auc > 0.95
         assert row.converged == 1
         for name in ("histogram", "shape"):
             assert accuracy(logistic, found[name]).balanced_accuracy < 0.75
@@ -88,24 +87,21 @@ class TestPlantedSites:
     def test_nothing(self, alike: dict[str, np.ndarray], name: str) -> None:
         row = accuracy(logistic, alike[name], permutations=20)
         assert row.balanced_accuracy <= row.chance_95
-        assert row.p > 0.05
         assert row.chance == pytest.approx(0.5, abs=0.1)
-        assert row.permutations == 20
 
     def test_nothing_for_the_network(self, alike: dict[str, np.ndarray]) -> None:
         row = accuracy(convnet(epochs=10), alike["thumbnail"], permutations=3)
         assert row.balanced_accuracy <= max(row.chance_95, 0.7)
-        assert row.permutations == 3
 
     def test_chance_is_calibrated(self) -> None:
-        """Of 20 audits of pure noise, about 2 lie in the upper tenth of the shuffled runs."""
+        """Of 20 audits of pure noise, about 1 lies above the 95th percentile of shuffled runs."""
         rng = np.random.default_rng(0)
         rows = [
             accuracy(nearest_mean, rng.standard_normal((PERSONS, 3)), permutations=9)
             for _ in range(20)
         ]
-        assert sum(row.p <= 0.1 for row in rows) <= 5
-        assert np.mean([row.p <= 0.5 for row in rows]) > 0.2
+        assert sum(row.balanced_accuracy > row.chance_95 for row in rows) <= 5
+        assert np.mean([row.balanced_accuracy >= row.chance for row in rows]) > 0.2
         assert np.mean([row.balanced_accuracy for row in rows]) == pytest.approx(0.5, abs=0.07)
 
     def test_three_sites(self) -> None:
@@ -114,9 +110,8 @@ class TestPlantedSites:
         features = rng.standard_normal((24, 3)) + 6 * np.eye(3)[np.arange(24) % 3]
         row = audit(logistic, features, {"x": features}, sites, PEOPLE, permutations=20).rows[0]
         assert row.balanced_accuracy == 1
-        assert row.auc == 1
         assert row.chance == pytest.approx(1 / 3, abs=0.1)
-        assert row.p == pytest.approx(1 / 21)
+        assert row.chance_95 < 1
 
 
 class TestFrozenAndRetrained:
@@ -133,9 +128,10 @@ class TestFrozenAndRetrained:
         assert len(rows) == 4
         assert rows["moved", "frozen"].balanced_accuracy < 0.75
         assert rows["moved", "retrained"].balanced_accuracy == 1
-        assert rows["moved", "retrained"].p == pytest.approx(1 / 21)
-        assert rows["removed", "frozen"].p > 0.05
-        assert rows["removed", "retrained"].p > 0.05
+        assert rows["moved", "retrained"].chance_95 < 1
+        for training in ("frozen", "retrained"):
+            row = rows["removed", training]
+            assert row.balanced_accuracy <= row.chance_95
 
     def test_frozen_never_trains_on_outputs(self) -> None:
         trained: list[float] = []
@@ -185,7 +181,6 @@ class TestPersons:
         persons = [*PEOPLE, *[f"other-{n // 2}" for n in range(8)]]
         features = rng.standard_normal((32, 2))
         found = audit(logistic, features, {"x": features}, sites, persons, permutations=0)
-        assert found.left_out == ["c"]
         assert found.sites == ["a", "b"]
         assert found.persons == PERSONS
         assert np.isnan(found.rows[0].chance_95)
@@ -198,7 +193,7 @@ class TestPersons:
         a, b = (accuracy(logistic, alike["shape"], permutations=5) for _ in range(2))
         assert a == b
         a, b = (accuracy(convnet(epochs=3), alike["thumbnail"]) for _ in range(2))
-        assert a.auc == b.auc
+        assert a.balanced_accuracy == b.balanced_accuracy
 
     def test_side_by_side(self, alike: dict[str, np.ndarray]) -> None:
         """Two processes find what one finds."""
@@ -223,7 +218,7 @@ class TestFeatures:
         found = shape_features(mask, spacing_mm=2)
         assert found[:4] == pytest.approx([1.6, 20, 8, 10])
         assert found[4] == pytest.approx(4 * (10**2 - 1) / 12, rel=0.01)
-        assert len(shape_features(mask, mask.astype(np.uint8))) == 13
+        assert len(found) == 10
 
     def test_thumbnail(self) -> None:
         mask = np.zeros((20, 20, 20), dtype=bool)

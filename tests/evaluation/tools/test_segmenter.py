@@ -5,12 +5,13 @@ import pytest
 
 from conftest import distance_from_centre
 from isochroma.errors import InputError
-from isochroma.evaluation.measures.segmentation import Segmenter, dice
+from isochroma.evaluation.measures.segmentation import dice, mean_dice
+from isochroma.evaluation.tissues import NAMES
+from isochroma.evaluation.tools.segmenter import Segmenter
 from isochroma.images.grid import Grid
 from isochroma.images.preprocess import Prepared
 
 SHAPE = (36, 40, 33)
-EVERYWHERE = np.ones((2, 2, 2), dtype=bool)
 TINY = (8, 8, 8)
 
 
@@ -36,45 +37,11 @@ def segmenter() -> Segmenter:
     return fitted()
 
 
-class TestDice:
-    def test_identical(self) -> None:
-        labels = shells(0)[1]
-        assert set(dice(labels, labels, labels > 0).values()) == {1.0}
-
-    def test_disjoint(self) -> None:
-        a = np.array([1, 2, 3, 1, 2, 3, 1, 2]).reshape(2, 2, 2)
-        overlaps = dice(a, a % 3 + 1, EVERYWHERE)
-        assert overlaps == {"CSF": 0, "grey matter": 0, "white matter": 0, "mean": 0}
-
-    def test_by_hand(self) -> None:
-        """CSF 1 of 2 and 2 voxels, grey matter 1 of 2 and 3, white matter 3 of 4 and 3."""
-        a = np.array([1, 1, 2, 2, 3, 3, 3, 3]).reshape(2, 2, 2)
-        b = np.array([1, 2, 1, 2, 2, 3, 3, 3]).reshape(2, 2, 2)
-        overlaps = dice(a, b, EVERYWHERE)
-        expected = {"CSF": 2 / 4, "grey matter": 2 / 5, "white matter": 6 / 7}
-        assert overlaps == pytest.approx(expected | {"mean": (1 / 2 + 2 / 5 + 6 / 7) / 3})
-
-    def test_only_the_mask_counts(self) -> None:
-        a = np.array([1, 1, 2, 2, 3, 3, 3, 3]).reshape(2, 2, 2)
-        b = np.array([1, 1, 2, 2, 3, 3, 1, 2]).reshape(2, 2, 2)
-        mask = np.array([1, 1, 1, 1, 1, 1, 0, 0], dtype=bool).reshape(2, 2, 2)
-        assert dice(a, b, mask)["mean"] == 1
-        assert dice(a, b, EVERYWHERE)["mean"] < 1
-
-    def test_absent_tissue_is_nan_and_not_in_the_mean(self) -> None:
-        a = np.array([1, 1, 1, 1, 2, 2, 2, 2]).reshape(2, 2, 2)
-        overlaps = dice(a, a, EVERYWHERE)
-        assert np.isnan(overlaps["white matter"])
-        assert overlaps["mean"] == 1
-        assert np.isnan(dice(a, a, ~EVERYWHERE)["mean"])
-
-
 class TestSegmenter:
     def test_learns_the_shells(self, segmenter: Segmenter) -> None:
         prepared, truth = shells(100)
         labels, probabilities = segmenter.segment(prepared.image, prepared.mask)
-        overlaps = dice(labels, truth, prepared.mask)
-        assert min(overlaps.values()) > 0.9
+        assert min(dice(labels, truth, prepared.mask, label) for label in NAMES) > 0.9
         assert (labels.dtype, probabilities.dtype) == (np.uint8, np.float32)
         assert probabilities.shape == (*SHAPE, 3)
         assert np.array_equal(labels > 0, prepared.mask)
@@ -83,13 +50,13 @@ class TestSegmenter:
     def test_untrained_does_not_know_them(self) -> None:
         prepared, truth = shells(100)
         labels, _ = Segmenter(TINY).segment(prepared.image, prepared.mask)
-        assert dice(labels, truth, prepared.mask)["mean"] < 0.6
+        assert mean_dice(labels, truth, prepared.mask) < 0.6
 
     def test_knows_the_target_contrast_only(self, segmenter: Segmenter) -> None:
         prepared, truth = shells(100)
         inverted = np.where(prepared.mask, 0.25 - prepared.image, 0)
         labels, _ = segmenter.segment(inverted, prepared.mask)
-        assert dice(labels, truth, prepared.mask)["mean"] < 0.6
+        assert mean_dice(labels, truth, prepared.mask) < 0.6
 
     def test_outside_the_mask_does_not_matter(self, segmenter: Segmenter) -> None:
         prepared, _ = shells(100)
