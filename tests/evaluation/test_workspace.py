@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 
-from fixtures_pipeline import RAS, head, head_image
+from fixtures_pipeline import RAS, head
 from isochroma.errors import InputError
 from isochroma.evaluation.methods.registry import Blur
 from isochroma.evaluation.study import Case, Scan
@@ -108,16 +107,20 @@ class TestTissues:
 
 
 class TestTarget:
-    def test_scans_are_read_when_asked_for(self, tmp_path: Path) -> None:
-        rows = []
-        for n in range(2):
-            path = tmp_path / f"t{n}.nii.gz"
-            nib.save(head_image(seed=n), path)
-            rows.append(Scan(path=path, site="T", scan=f"t{n}", person=f"t{n}"))
+    def test_scans_are_read_when_asked_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened: list[str] = []
+
+        def open_case(row: Scan, settings: object) -> Case:
+            opened.append(row.scan)
+            return Case(row, prepared())
+
+        monkeypatch.setattr("isochroma.evaluation.workspace.open_case", open_case)
+        rows = [scan(tmp_path, name) for name in ("a", "b", "c")]
         work = Workspace(rows, [], tmp_path / "cache", 0)
-        assert len(work.target) == 2
-        first = work.target[0]
-        np.testing.assert_array_equal(first.image, work.target[:1][0].image)
-        assert not np.array_equal(first.image.shape, work.target[1].image.shape) or not (
-            np.array_equal(first.image, work.target[1].image)
-        )
+        assert len(work.target) == 3
+        assert opened == []
+        np.testing.assert_array_equal(work.target[1].image, prepared().image)
+        assert len(work.target[:2]) == 2
+        assert opened == ["b", "a"]  # b is in the store

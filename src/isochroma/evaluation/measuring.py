@@ -35,21 +35,8 @@ def versions(part: Part, kind: str) -> list[tuple[str, int]]:
 def measure_scan(plan: Plan, method: Method, scan: Scan, tools: Tools) -> Results:
     """Measure one output: its cost, and all measures that what is known of the scan allows.
 
-    Parameters
-    ----------
-    plan : Plan
-        The evaluation.
-    method : Method
-        The method, fitted.
-    scan : Scan
-        The scan; the method is run on it if its output is not in the store.
-    tools : Tools
-        Fitted to the target's training scans.
-
-    Returns
-    -------
-    results : Results
-        The rows; or, if anything failed, the failure alone.
+    The method is run on the scan if its output is not in the store. If anything fails, the results
+    are the failure alone.
     """
     return attempt(scan.scan, method.name, lambda: list(scan_rows(plan, method, scan, tools)))
 
@@ -91,19 +78,7 @@ def compute_all(measures: Sequence[Measure], data: Callable[[], Any]) -> dict[st
 def measure_seeds(plan: Plan, method: Method, scans: Sequence[Scan]) -> Results:
     """Measure how much outputs depend on the seed, on the first core scan of a source.
 
-    Parameters
-    ----------
-    plan : Plan
-        The evaluation.
-    method : Method
-        The method, fitted.
-    scans : sequence of Scan
-        The scans that the method was run on; the first is taken if no source scan is core.
-
-    Returns
-    -------
-    results : Results
-        One row for each measure.
+    If no source scan is core, it is the first of the scans, which the method was run on.
     """
     scan = next((scan for scan in scans if scan.core and scan in plan.sources), scans[0])
 
@@ -119,22 +94,7 @@ def measure_seeds(plan: Plan, method: Method, scans: Sequence[Scan]) -> Results:
 
 
 def measure_pairs(plan: Plan, method: Method, scans: Sequence[Scan]) -> Results:
-    """Measure how well the outputs of the scans of one person agree.
-
-    Parameters
-    ----------
-    plan : Plan
-        The evaluation.
-    method : Method
-        The method, fitted.
-    scans : sequence of Scan
-        The scans that the method was run on.
-
-    Returns
-    -------
-    results : Results
-        One row for each pair and measure.
-    """
+    """Measure how well the outputs of the scans of one person agree, for all such pairs."""
     results = Results()
     for group, a, b in pairs.same_person(scans):
         name = f"{a.scan} | {b.scan}"
@@ -177,23 +137,7 @@ def measure_groups(
 ) -> Results:
     """Measure the outputs of each group of scans together.
 
-    Parameters
-    ----------
-    plan : Plan
-        The evaluation.
-    method : Method
-        The method, fitted.
-    scans : sequence of Scan
-        The scans that the method was run on.
-    tools : Tools
-        Fitted to the target's training scans.
-    rows : sequence of Row
-        The rows of these scans, for their predicted ages.
-
-    Returns
-    -------
-    results : Results
-        One row for each group and measure.
+    The rows are those of these scans; their predicted ages are used.
     """
     ages = {row.scan: row.value for row in rows if (row.part, row.measure) == ("age", "predicted")}
     features = partial(output_features, plan, method, tools)
@@ -233,18 +177,6 @@ def measure_sites(plan: Plan, measured: dict[str, tuple[Method, list[Scan]]]) ->
 
     The target's scans stay as they are, the others are as each method makes them. Methods that did
     not get, or failed on, any of these scans are left out.
-
-    Parameters
-    ----------
-    plan : Plan
-        The evaluation.
-    measured : dict of str to (Method, list of Scan)
-        The methods, fitted, and the scans that each was run on.
-
-    Returns
-    -------
-    results : Results
-        One row for each probe, training and method; and the chance levels.
     """
     return attempt("site audit", "all", lambda: list(site_rows(plan, measured)))
 
@@ -307,23 +239,9 @@ def audit_rows(probe: str, found: audit.Audit, scans: int) -> Iterator[Row]:
 def site_features(
     plan: Plan, methods: Sequence[Method], scans: Sequence[Scan], thumbnails: bool
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Compute what the site probes see, reading each volume once.
+    """Compute what the site probes see, by probe and method, reading each volume once.
 
-    Parameters
-    ----------
-    plan : Plan
-        The evaluation.
-    methods : sequence of Method
-        The methods, fitted.
-    scans : sequence of Scan
-        The scans of all sites.
-    thumbnails : bool
-        Whether the network probe is run, which sees them.
-
-    Returns
-    -------
-    features : dict of str to dict of str to (S, ...) ndarray
-        By probe and method; the shapes, which are of no method, as "any".
+    The shapes, which are of no method, are those of "any". Thumbnails are for the network probe.
     """
     work = plan.work
     cases = [work.case(scan) for scan in scans]

@@ -115,17 +115,7 @@ def make_plan(
     seed: int = 0,
     jobs: int = 2,
 ) -> Plan:
-    """Read the study and check what is asked for.
-
-    Parameters
-    ----------
-    study, out, methods, only_core, budget, seed, jobs
-        As in `isochroma.evaluation.run.evaluate`.
-
-    Returns
-    -------
-    plan : Plan
-        With raw scans and histogram matching among the methods.
+    """Read the study and check what is asked for; arguments as in `evaluate`.
 
     Raises
     ------
@@ -153,20 +143,7 @@ def make_plan(
 
 
 def notes(plan: Plan, tools: Tools) -> list[str]:
-    """List what the study does not allow to measure, what was limited, and what to beware of.
-
-    Parameters
-    ----------
-    plan : Plan
-        The evaluation.
-    tools : Tools
-        Fitted to the target's training scans.
-
-    Returns
-    -------
-    lines : list of str
-        One sentence or two each.
-    """
+    """List what the study does not allow to measure, what was limited, and what to beware of."""
     scans, work = plan.work.scans, plan.work
     lines = [
         f"{name}: the study has no {what}."

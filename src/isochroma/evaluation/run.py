@@ -138,24 +138,7 @@ def fit_method(work: Workspace, method: Method) -> tuple[Method | None, Results]
 
 
 def measure_method(plan: Plan, method: Method, tools: Tools) -> tuple[list[Scan], Results]:
-    """Run a method on its scans and measure its outputs.
-
-    Parameters
-    ----------
-    plan : Plan
-        The evaluation.
-    method : Method
-        The method, fitted.
-    tools : Tools
-        Fitted to the target's training scans.
-
-    Returns
-    -------
-    scans : list of Scan
-        The scans that it did not fail on.
-    results : Results
-        Rows and failures.
-    """
+    """Run a method on its scans and measure its outputs; return the scans it did not fail on."""
     scans = plan.scans_of(method)
     one = joblib.delayed(measure_scan)
     found = joblib.Parallel(plan.jobs, return_as="generator")(
@@ -185,24 +168,7 @@ def write_rows(out: Path, results: Results) -> pd.DataFrame:
 
 
 def summary_of(plan: Plan, tools: Tools, measured: Measured, results: Results) -> Summary:
-    """Summarise the results.
-
-    Parameters
-    ----------
-    plan : Plan
-        The evaluation.
-    tools : Tools
-        Fitted to the target's training scans.
-    measured : dict of str to (Method, list of Scan)
-        The methods, fitted, and the scans that each was run on.
-    results : Results
-        All rows and failures.
-
-    Returns
-    -------
-    summary : Summary
-        Means, intervals and differences, and how they came about.
-    """
+    """Summarise all rows and failures, and say how they came about."""
     everything = (*plan.work.train, *plan.work.scans)
     ours = next((name for name in measured if name.startswith("isochroma")), [*measured][-1])
     return Summary(

@@ -48,20 +48,6 @@ class Output:
 def apply(method: Method, prepared: Prepared, seed: int) -> Output:
     """Run a fitted method on one scan and measure time and memory.
 
-    Parameters
-    ----------
-    method : Method
-        The method.
-    prepared : Prepared
-        The scan.
-    seed : int
-        Seed of the method's random choices.
-
-    Returns
-    -------
-    output : Output
-        The in-mask values and their cost.
-
     Raises
     ------
     InputError
@@ -137,18 +123,10 @@ class Workspace:
         return self.store.get(("labels", "scan", *self.case_key(scan)), make)
 
     def tissues(self, case: Case) -> np.ndarray | None:
-        """Return the tissue labels that measures use; they are never made from an output.
+        """Return the tissue labels (I, J, K) that measures use; they are never made from an output.
 
-        Parameters
-        ----------
-        case : Case
-            The scan.
-
-        Returns
-        -------
-        labels : (I, J, K) ndarray of uint8 or None
-            The study's labels. Without them the classical segmenter's on the truth, on the scan if
-            it is T1w, or on the co-registered T1w scan. None if there is none of these.
+        The study's labels. Without them the classical segmenter's on the truth, on the scan if it
+        is T1w, or on the co-registered T1w scan. None if there is none of these.
         """
         scan, mask, truth = case.scan, case.prepared.mask, case.truth
         if case.tissues is not None:

@@ -6,7 +6,7 @@ here. Read them beside `anatomy` and `truth`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import integrate
@@ -14,6 +14,7 @@ from scipy import integrate
 from isochroma.errors import InputError
 from isochroma.evaluation.measures.registry import GROUP, Part
 from isochroma.evaluation.measures.sample import Group, GroupValue, Sample, needed
+from isochroma.evaluation.tissues import NAMES
 from isochroma.evaluation.tools.features import pool
 from isochroma.evaluation.tools.profile import BRAIN, contrast_ratio, region
 
@@ -30,59 +31,30 @@ part = Part(
 )
 
 
-@part.measure("wasserstein", "Wasserstein distance, brain", unit=UNIT, better=-1, source=PANARETOS)
-def brain_distance(sample: Sample) -> float:
-    """Return the 1-Wasserstein distance of the brain's intensities to the target's mean quantiles.
+def distance_in(name: str) -> Callable[[Sample], float]:
+    """Make the measure of the brain's or one tissue's distance."""
 
-    Histogram matching makes it 0 by construction, whatever the image shows.
-    """
-    inside = region(BRAIN, sample.mask, sample.mask)
-    return wasserstein(sample.output, inside, sample.tools.profile.quantiles.get(BRAIN))
+    def distance(sample: Sample) -> float:
+        """Return the 1-Wasserstein distance of the intensities to the target's mean quantiles.
 
+        Histogram matching makes that of the brain 0 by construction, whatever the image shows.
+        Tissues are those of the source or the truth.
+        """
+        inside = region(name, sample.mask, sample.tissues)
+        return wasserstein(sample.output, inside, sample.tools.profile.quantiles.get(name))
 
-def tissue_distance(sample: Sample, name: str) -> float:
-    """Return `wasserstein` in one tissue of the source or the truth."""
-    inside = region(name, sample.mask, needed(sample.tissues))
-    return wasserstein(sample.output, inside, sample.tools.profile.quantiles.get(name))
-
-
-@part.measure(
-    "wasserstein CSF",
-    "Wasserstein distance, CSF",
-    unit=UNIT,
-    better=-1,
-    needs=("tissues",),
-    source=PANARETOS,
-)
-def csf_distance(sample: Sample) -> float:
-    """Return the 1-Wasserstein distance of the intensities of CSF to the target's."""
-    return tissue_distance(sample, "CSF")
+    return distance
 
 
-@part.measure(
-    "wasserstein grey matter",
-    "Wasserstein distance, grey matter",
-    unit=UNIT,
-    better=-1,
-    needs=("tissues",),
-    source=PANARETOS,
-)
-def grey_distance(sample: Sample) -> float:
-    """Return the 1-Wasserstein distance of the intensities of grey matter to the target's."""
-    return tissue_distance(sample, "grey matter")
-
-
-@part.measure(
-    "wasserstein white matter",
-    "Wasserstein distance, white matter",
-    unit=UNIT,
-    better=-1,
-    needs=("tissues",),
-    source=PANARETOS,
-)
-def white_distance(sample: Sample) -> float:
-    """Return the 1-Wasserstein distance of the intensities of white matter to the target's."""
-    return tissue_distance(sample, "white matter")
+for _name in (BRAIN, *NAMES.values()):
+    part.measure(
+        "wasserstein" if _name == BRAIN else f"wasserstein {_name}",
+        f"Wasserstein distance, {_name}",
+        unit=UNIT,
+        better=-1,
+        needs=() if _name == BRAIN else ("tissues",),
+        source=PANARETOS,
+    )(distance_in(_name))
 
 
 @part.measure("change", "RMS change of the image", unit=UNIT)

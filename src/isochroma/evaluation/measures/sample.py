@@ -1,6 +1,4 @@
-"""What the measures are computed of: one output with all that is known of its scan, a pair, a
-group.
-"""
+"""What the measures take: one output with all that is known of its scan, a pair, a group."""
 
 from __future__ import annotations
 
@@ -215,26 +213,7 @@ class GroupValue(NamedTuple):
 def make_sample(
     work: Workspace, method: Method, scan: Scan, tools: Tools, classical: bool
 ) -> Sample:
-    """Collect all that the measures of one output need.
-
-    Parameters
-    ----------
-    work : Workspace
-        The study's scans and outputs.
-    method : Method
-        The method, fitted.
-    scan : Scan
-        The scan.
-    tools : Tools
-        Fitted to the target's training scans.
-    classical : bool
-        Whether the classical segmenter is to run on the output.
-
-    Returns
-    -------
-    sample : Sample
-        The output and what is known of its scan.
-    """
+    """Collect all that the measures of one output need."""
     case = work.case(scan)
     return Sample(
         case,
@@ -254,22 +233,7 @@ def sample_key(work: Workspace, scan: Scan) -> list[object]:
 
 
 def find_lesions(work: Workspace, method: Method, case: Case) -> Lesions | None:
-    """Number a scan's lesions and find the volume that shows them as they are.
-
-    Parameters
-    ----------
-    work : Workspace
-        The study's scans and outputs.
-    method : Method
-        The method whose output without planted lesions is wanted.
-    case : Case
-        The scan.
-
-    Returns
-    -------
-    lesions : Lesions or None
-        None if there are no lesions, or nothing shows them.
-    """
+    """Find a scan's lesions and what shows them; None if there are none, or nothing shows them."""
     if case.lesions is None or not case.lesions.any():
         return None
     labels = label_lesions(case.lesions)
@@ -297,7 +261,7 @@ def without_lesions(
 
 
 def label_lesions(mask: np.ndarray, least_mm3: float = LEAST_LESION_MM3) -> np.ndarray:
-    """Number the 26-connected components of a lesion mask.
+    """Give each 26-connected lesion of a mask a number.
 
     Parameters
     ----------

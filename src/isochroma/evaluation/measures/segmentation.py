@@ -8,11 +8,13 @@ mend.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from isochroma.evaluation.measures.registry import Part
 from isochroma.evaluation.measures.sample import Sample
-from isochroma.evaluation.tissues import CSF, GREY, NAMES, WHITE, classify
+from isochroma.evaluation.tissues import NAMES, classify
 
 DICE = "Dice 1945, doi:10.2307/1932409"
 
@@ -24,26 +26,20 @@ part = Part(
 )
 
 
-@part.measure("dice CSF", "Dice, CSF, network", better=1, needs=("labels",), source=DICE)
-def dice_csf(sample: Sample) -> float:
-    """Return the overlap of the network's CSF with the study's."""
-    return dice(sample.segmented[0], sample.labels, common(sample), CSF)
+def dice_of(label: int) -> Callable[[Sample], float]:
+    """Make the measure of one tissue's overlap."""
+
+    def overlap(sample: Sample) -> float:
+        """Return the overlap of one tissue, as the network finds it, with the study's labels."""
+        return dice(sample.segmented[0], sample.labels, common(sample), label)
+
+    return overlap
 
 
-@part.measure(
-    "dice grey matter", "Dice, grey matter, network", better=1, needs=("labels",), source=DICE
-)
-def dice_grey(sample: Sample) -> float:
-    """Return the overlap of the network's grey matter with the study's."""
-    return dice(sample.segmented[0], sample.labels, common(sample), GREY)
-
-
-@part.measure(
-    "dice white matter", "Dice, white matter, network", better=1, needs=("labels",), source=DICE
-)
-def dice_white(sample: Sample) -> float:
-    """Return the overlap of the network's white matter with the study's."""
-    return dice(sample.segmented[0], sample.labels, common(sample), WHITE)
+for _label, _name in NAMES.items():
+    part.measure(
+        f"dice {_name}", f"Dice, {_name}, network", better=1, needs=("labels",), source=DICE
+    )(dice_of(_label))
 
 
 @part.measure("dice mean", "Dice, mean, network", better=1, needs=("labels",), source=DICE)

@@ -135,9 +135,7 @@ class CommonSpace:
 
 
 def _smooth(maps: np.ndarray, spacing_mm: float, voxel_mm: float) -> sitk.Image:
-    """Smooth the maps, padded, with their centre of mass at the origin, on voxels of about half the
-    template's.
-    """
+    """Smooth the padded maps, their centre of mass at the origin, on half the template's voxels."""
     tissue = maps.sum(-1)
     if not tissue.sum() > 0:
         msg = "the maps hold no grey or white matter. Check the segmentation."

@@ -72,7 +72,7 @@ def target_profile(
     return TargetProfile(quantiles, float(np.mean(contrasts)))
 
 
-def region(name: str, mask: np.ndarray, tissues: np.ndarray) -> np.ndarray:
+def region(name: str, mask: np.ndarray, tissues: np.ndarray | None) -> np.ndarray:
     """Return the mask of the brain, or of one tissue in it, by name: (I, J, K) bool."""
     if name == BRAIN:
         return np.asarray(mask, dtype=bool)
