@@ -8,15 +8,12 @@ from conftest import ball
 from fixtures_evaluation import sample
 from isochroma.errors import InputError
 from isochroma.evaluation.measures.closeness import (
-    brain_distance,
     change,
     contrast,
-    csf_distance,
     frechet,
-    grey_distance,
     group_frechet,
+    part,
     wasserstein,
-    white_distance,
 )
 from isochroma.evaluation.measures.sample import Group, Sample
 from isochroma.evaluation.study import Scan
@@ -27,6 +24,10 @@ SHAPE = (24, 26, 22)
 MASK = ball(SHAPE, 9)
 LABELS = np.select([ball(SHAPE, 4), ball(SHAPE, 7), MASK], [WHITE, GREY, CSF], 0)
 PROBABILITIES = np.linspace(0, 1, 1001)
+
+
+def distance(given: Sample, tissue: str = "") -> float:
+    return part.measures[f"wasserstein {tissue}".strip()].compute(given)
 
 
 def head(csf: float, grey: float, white: float) -> np.ndarray:
@@ -47,7 +48,7 @@ def against(target: np.ndarray, output: np.ndarray, source: np.ndarray | None = 
 class TestWasserstein:
     @pytest.mark.parametrize("shift", [-0.25, 0.0, 0.1])
     def test_of_a_shift(self, shift: float) -> None:
-        found = brain_distance(against(noise(0), noise(0) + np.float32(shift)))
+        found = distance(against(noise(0), noise(0) + np.float32(shift)))
         assert found == pytest.approx(abs(shift), abs=1e-6)
 
     def test_same_as_scipy(self) -> None:
@@ -56,13 +57,13 @@ class TestWasserstein:
         assert found == pytest.approx(stats.wasserstein_distance(a[MASK], b[MASK]), abs=2e-3)
 
     def test_outside_does_not_matter(self) -> None:
-        assert brain_distance(against(noise(0), np.where(MASK, noise(0), 9))) == 0
+        assert distance(against(noise(0), np.where(MASK, noise(0), 9))) == 0
 
     def test_per_tissue(self) -> None:
         found = against(head(-0.5, 0.1, 0.75), head(-0.5, 0.3, 0.75))
-        assert grey_distance(found) == pytest.approx(0.2, abs=1e-6)
-        assert csf_distance(found) == white_distance(found) == 0
-        assert 0 < brain_distance(found) < 0.2
+        assert distance(found, "grey matter") == pytest.approx(0.2, abs=1e-6)
+        assert distance(found, "CSF") == distance(found, "white matter") == 0
+        assert 0 < distance(found) < 0.2
 
     def test_of_nothing(self) -> None:
         assert np.isnan(wasserstein(noise(0), ~np.ones_like(MASK), PROBABILITIES))

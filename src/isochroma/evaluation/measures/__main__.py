@@ -24,6 +24,8 @@ def documentation() -> str:
     ]
     for part in PARTS.values():
         lines += ["", *describe(part)]
+    lines += ["", "## What the measures need", ""]
+    lines += [f"- {name}: {need.text}" for name, need in NEEDS.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -33,14 +35,13 @@ def describe(part: Part) -> list[str]:
     lines = [f"## {part.title}", "", part.about, "", f"Part `{part.name}`, in `{module}`."]
     lines += ["", "| name | measure | unit | better | of | needs |", "|---|---|---|---|---|---|"]
     for measure in part.measures.values():
-        needs = "; ".join(NEEDS[need].text for need in measure.needs)
         cells = (
             f"`{measure.name}`",
             measure.title,
             measure.unit,
             BETTER[measure.better],
             measure.of,
-            needs,
+            ", ".join(measure.needs),
         )
         lines.append("| " + " | ".join(cells) + " |")
     lines.append("")
