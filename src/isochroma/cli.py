@@ -331,14 +331,13 @@ def train(
     """
     try:
         from isochroma.training.fit import train as fit
-        from isochroma.training.settings import TrainingSettings
+        from isochroma.training.settings import Recipe, TrainerSettings, TrainingSettings
     except ModuleNotFoundError as error:
         msg = f"training needs the package {error.name}. Run: pip install 'isochroma[train]'"
         raise InputError(msg) from error
     from isochroma.method.edges import EdgeSettings
     from isochroma.method.network import COMPACT, PAPER
     from isochroma.method.patches import PatchSettings
-    from isochroma.models.config import ModelConfig
     from isochroma.models.folder import load_model
 
     if devices != "auto" and not devices.isdecimal():
@@ -346,44 +345,33 @@ def train(
         raise InputError(msg)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning has its own handler, for SLURM
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = ModelConfig(
-        name=name or output.resolve().name,
+    recipe = Recipe(
         edges=EdgeSettings(fraction=edge_fraction),
         network=PAPER if architecture == "paper" else COMPACT,
         patches=PatchSettings(size=patch_size),
+        training=TrainingSettings(
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            precision=precision,
+            edge_variants=edge_variants,
+            variant_share=variant_share,
+            start_share=start_share,
+            draft_share=draft_share,
+            draft_copies=draft_copies,
+            validate_every=validate_every,
+            checkpoint_every=checkpoint_every,
+            seed=seed,
+        ),
     )
-    settings = TrainingSettings(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        edge_variants=edge_variants,
-        variant_share=variant_share,
-        start_share=start_share,
-        draft_share=draft_share,
-        draft_copies=draft_copies,
-        validate_every=validate_every,
-        checkpoint_every=checkpoint_every,
-        seed=seed,
-    )
-    initial = None
-    if start_from is not None:
-        initial = load_model(start_from)
-        if initial[1].network != config.network:
-            msg = f"{start_from}: its network is {initial[1].network}, not {config.network}."
-            raise InputError(msg)
-    fit(
-        target,
-        output,
-        config,
-        settings,
+    trainer = TrainerSettings(
         accelerator=accelerator,
         devices=int(devices) if devices.isdecimal() else devices,
-        precision=precision,
         workers=workers,
-        compile_network=compile_network,
-        cache=cache,
-        initial=initial,
+        compile=compile_network,
     )
+    initial = load_model(start_from) if start_from is not None else None
+    fit(target, output, recipe, trainer, start_from=initial, name=name, cache=cache)
     typer.echo(output)
 
 
