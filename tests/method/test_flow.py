@@ -123,8 +123,8 @@ class TestDrafts:
 
 
 class TestSolvers:
-    def test_names(self) -> None:
-        assert set(flow.SOLVERS) == set(flow.EVALUATIONS) == set(ORDERS)
+    def test_every_solver_is_tested(self) -> None:
+        assert set(flow.SOLVERS) == set(ORDERS)
 
     @pytest.mark.parametrize("solver", ORDERS)
     @pytest.mark.parametrize(
@@ -169,17 +169,13 @@ class TestSolvers:
             return x
 
         flow.solve(velocity, torch.ones(1), 5, solver)
-        assert len(times) == 5 * flow.EVALUATIONS[solver]
+        assert len(times) == 5 * flow.SOLVERS[solver].evaluations
         expected = {
             "euler": np.arange(5) / 5,
             "midpoint": np.arange(10) / 10,
             "heun": np.repeat(np.arange(6), 2)[1:-1] / 5,
         }[solver]
         np.testing.assert_allclose(times, expected, atol=1e-12)
-
-    def test_papers_sampler(self) -> None:
-        """15 midpoint steps are 30 evaluations."""
-        assert 15 * flow.EVALUATIONS["midpoint"] == 30
 
     def test_progress(self) -> None:
         seen = []
