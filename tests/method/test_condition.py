@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isochroma.method.condition import centroid_of, condition_channels, coordinates
+from isochroma.method.condition import condition_channels, coordinates
 
 SHAPE = (20, 24, 18)
 CENTROID = np.array([9.5, 11.5, 8.5])
@@ -50,12 +50,3 @@ class TestChannels:
         assert channels.dtype == np.float32
         np.testing.assert_array_equal(channels[0, :, 0], [[1, -1], [-1, 0]])
         np.testing.assert_array_equal(channels[1:], where)
-
-
-class TestCentroid:
-    def test_known_answer(self) -> None:
-        mask = np.zeros(SHAPE, dtype=bool)
-        mask[2:5, 7, 10:12] = True
-        np.testing.assert_allclose(centroid_of(mask), [3, 7, 10.5])
-        mask[19, 7, 10] = True  # weighs a seventh
-        np.testing.assert_allclose(centroid_of(mask), [37 / 7, 7, 73 / 7])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from isochroma.method import flow
 from isochroma.method.network import precondition
+from isochroma.stages import listening
 
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2}
 
@@ -179,9 +180,8 @@ class TestSolvers:
 
     def test_progress(self) -> None:
         seen = []
-        flow.solve(
-            lambda x, t: x, torch.ones(1), 3, "euler", lambda done, of: seen.append((done, of))
-        )
+        with listening(lambda event: seen.append((event.done, event.total))):
+            flow.solve(lambda x, t: x, torch.ones(1), 3, "euler")
         assert seen == [(1, 3), (2, 3), (3, 3)]
 
     def test_later_start(self) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from fixtures_pipeline import config, head, random_network
 from isochroma.images.preprocess import to_model_units
-from isochroma.method.sampling import SamplingSettings
-from isochroma.pipeline import Harmonizer
+from isochroma.method.sampling import ComputeSettings
+from isochroma.models.folder import Model
+from isochroma.pipeline import Harmonizer, SamplingSettings
 from isochroma.training import drafts
 from isochroma.training.data import Scans, prepare_scans
 from isochroma.training.settings import Recipe
@@ -23,7 +24,8 @@ def scan() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def first_pass() -> Harmonizer:
     sampling = SamplingSettings(revise=False)
-    return Harmonizer(random_network(), config(sha256="0123456789"), sampling, device="cpu")
+    model = Model(random_network(), config(sha256="0123456789abcdef" * 4))
+    return Harmonizer(model, sampling, ComputeSettings(device="cpu"))
 
 
 class TestSpots:

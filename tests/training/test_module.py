@@ -9,6 +9,7 @@ import torch
 
 from fixtures_pipeline import SPACING_MM, AnalyticNetwork, random_network
 from isochroma.method import flow
+from isochroma.method.sampling import FlowSampler
 from isochroma.training.batches import Batch
 from isochroma.training.data import Example, TargetScan
 from isochroma.training.module import FlowTraining, noise_and_times, rate_factor, reconstruct
@@ -96,14 +97,17 @@ class TestReconstruct:
 
     shape = (8, 12, 8)
 
+    @staticmethod
+    def sampler() -> FlowSampler:
+        return FlowSampler(AnalyticNetwork(lambda condition: 0.2 * condition[:, :1]), SPACING_MM)
+
     def test_known_answer(self) -> None:
         mask = np.ones(self.shape, bool)
         mask[0] = False
         edges = np.random.default_rng(0).random(self.shape) < 0.3
         image = np.where(mask, 0.5, 0).astype(np.float16)
         scan = TargetScan(Path(), image, mask, (edges & mask)[None], np.full(3, 4.0), 0, 1)
-        network = AnalyticNetwork(lambda condition: 0.2 * condition[:, :1])
-        rebuilt = reconstruct(network, scan, torch.device("cpu"), SPACING_MM)
+        rebuilt = reconstruct(self.sampler(), scan)
         assert list(rebuilt) == ["val"]
         np.testing.assert_array_equal(rebuilt["val"].truth, image)
         expected = np.where(mask, np.where(edges, 0.2, -0.2), 0)
@@ -118,8 +122,7 @@ class TestReconstruct:
         ]
         image = np.zeros(self.shape, np.float16)
         scan = TargetScan(Path(), image, mask, mask[None], np.full(3, 4.0), 0, 1, tuple(examples))
-        network = AnalyticNetwork(lambda condition: 0.2 * condition[:, :1])
-        rebuilt = reconstruct(network, scan, torch.device("cpu"), SPACING_MM)
+        rebuilt = reconstruct(self.sampler(), scan)
         assert list(rebuilt) == ["val", "val_draft0", "val_draft1"]
         for example, each in zip(examples, list(rebuilt.values())[1:], strict=True):
             state = flow.DRAFT_TIME * example.draft

@@ -71,24 +71,3 @@ def condition_channels(edges: np.ndarray, mask: np.ndarray, where: np.ndarray) -
     """
     signed = np.where(mask > 0, 2.0 * (edges > 0) - 1, 0)
     return np.concatenate([signed[None], where]).astype(np.float32)
-
-
-def centroid_of(mask: np.ndarray) -> np.ndarray:
-    """Return the mean voxel position of a mask.
-
-    Parameters
-    ----------
-    mask : (I, J, K) ndarray of bool
-        Not empty.
-
-    Returns
-    -------
-    centroid : (3,) ndarray of float
-        In voxels.
-    """
-    return np.array(
-        [
-            np.average(np.arange(n), weights=mask.sum(tuple({0, 1, 2} - {axis})))
-            for axis, n in enumerate(mask.shape)
-        ]
-    )

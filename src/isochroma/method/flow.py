@@ -26,6 +26,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from isochroma.stages import advance
+
 Velocity = Callable[[Tensor, float], Tensor]
 
 DRAFT_TIME = 0.9
@@ -124,9 +126,9 @@ def heun(velocity: Velocity, x: Tensor, t: float, dt: float) -> Tensor:
 
 
 class Solver(NamedTuple):
-    """One way to integrate the flow.
+    """Hold one way to integrate the flow.
 
-    Parameters
+    Attributes
     ----------
     step : callable
         Takes (velocity, x, t, dt) and returns x at time t + dt.
@@ -139,6 +141,7 @@ class Solver(NamedTuple):
 
 
 SOLVERS = {"euler": Solver(euler, 1), "midpoint": Solver(midpoint, 2), "heun": Solver(heun, 2)}
+"""Solvers by name."""
 
 
 def solve(
@@ -146,10 +149,9 @@ def solve(
     x: Tensor,
     steps: int,
     solver: str = "midpoint",
-    progress: Callable[[int, int], None] | None = None,
     start: float = 0.0,
 ) -> Tensor:
-    """Integrate dx/dt = v(x, t) to t = 1 in equal steps.
+    """Integrate dx/dt = v(x, t) to t = 1 in equal steps, and report progress (`stages.advance`).
 
     Parameters
     ----------
@@ -161,8 +163,6 @@ def solve(
         Number of steps, 1 or more.
     solver : str
         A key of `SOLVERS`.
-    progress : callable, optional
-        Called after each step with (steps done, steps in all).
     start : float
         Time of the initial state in [0, 1); 0 for noise.
 
@@ -185,6 +185,5 @@ def solve(
     step, dt = SOLVERS[solver].step, (1 - start) / steps
     for index in range(steps):
         x = step(velocity, x, start + index * dt, dt)
-        if progress is not None:
-            progress(index + 1, steps)
+        advance(index + 1, steps)
     return x

@@ -17,24 +17,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, Literal, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
+
+from isochroma.settings import settings
 
 IN_CHANNELS = 5  # state, edges, three coordinates
 
 
-@dataclass(frozen=True)
+@settings
 class NetworkSettings:
     """Shape of the U-Net.
 
-    Parameters
+    Attributes
     ----------
     width : int
-        Channels of the first level.
+        Channels of the first level, at least 4.
     multipliers : tuple of int
         Channels of each level, as multiples of `width`.
     blocks : int
@@ -50,13 +52,15 @@ class NetworkSettings:
         velocity of the paper.
     """
 
-    width: int = 32
-    multipliers: tuple[int, ...] = (1, 2, 4)
-    blocks: int = 1
-    space_to_depth: int = 2
+    width: Annotated[int, Field(ge=4, le=512)] = 32
+    multipliers: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=32)], ...], Field(min_length=1, max_length=6)
+    ] = (1, 2, 4)
+    blocks: Annotated[int, Field(ge=1, le=8)] = 1
+    space_to_depth: Annotated[int, Field(ge=1, le=8)] = 2
     attention: bool = False
-    kernel: int = 3
-    data_std: float | None = 0.5
+    kernel: Literal[1, 3, 5, 7, 9] = 3
+    data_std: Annotated[float, Field(gt=0, le=10)] | None = 0.5
 
     @property
     def divisor(self) -> int:
@@ -75,6 +79,7 @@ PAPER = NetworkSettings(
     data_std=None,
 )
 NETWORKS = {"compact": COMPACT, "paper": PAPER}
+"""Configurations of the network by name."""
 
 
 class ChannelNorm(nn.Module):

@@ -9,19 +9,20 @@ the coordinates are those of the block centres.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from isochroma.method.condition import condition_channels, coordinates
+from isochroma.settings import settings
 
 
-@dataclass(frozen=True)
+@settings
 class PatchSettings:
     """How training patches are drawn.
 
-    Parameters
+    Attributes
     ----------
     size : int
         Samples along each edge; a multiple of the network's divisor.
@@ -29,14 +30,14 @@ class PatchSettings:
         Share of patches with a stride above 1, in [0, 1]; 0.2 in the paper.
     """
 
-    size: int = 64
-    strided_probability: float = 0.2
+    size: Annotated[int, Field(ge=1, le=512)] = 64
+    strided_probability: Annotated[float, Field(ge=0, le=1)] = 0.2
 
 
 class Volumes(NamedTuple):
-    """What patches are cut from, on the model grid and cropped to the brain.
+    """Hold what patches are cut from, on the model grid and cropped to the brain.
 
-    Parameters
+    Attributes
     ----------
     image : (I, J, K) ndarray of float
         Target image in model units, [-1, 1].
@@ -58,9 +59,9 @@ class Volumes(NamedTuple):
 
 
 class Patch(NamedTuple):
-    """One training patch; all arrays are float32.
+    """Hold one training patch; all arrays are float32.
 
-    Parameters
+    Attributes
     ----------
     image, mask, draft : (1, S, S, S) ndarray
         The draft is 0 where there is none.

@@ -23,9 +23,9 @@ Item = TypeVar("Item")
 
 
 class Batch(NamedTuple):
-    """Patches of one training step.
+    """Hold the patches of one training step.
 
-    Parameters
+    Attributes
     ----------
     image, mask, draft : (B, 1, S, S, S) Tensor
         In model units, mask of 0 and 1; the draft is 0 where there is none.

@@ -19,14 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from isochroma.checks import brain_extent
 from isochroma.errors import InputError, about
 from isochroma.files import sha256
-from isochroma.images.brain import brain_mask
+from isochroma.images.brain import find_brain
 from isochroma.images.io import has_volume_suffix, load, stem
+from isochroma.images.masked import centroid, extent
 from isochroma.images.preprocess import from_model_units, prepare
-from isochroma.method.condition import centroid_of
-from isochroma.method.edges import canny
+from isochroma.method.edges import detect_edges
 from isochroma.method.recontrast import random_scanner
 from isochroma.models.config import TargetDomain
 from isochroma.training.settings import Recipe
@@ -37,9 +36,9 @@ QUANTILES = 101  # of the target domain: one a percent
 
 
 class Example(NamedTuple):
-    """One training example of the second pass (see `drafts.make_example`).
+    """Hold one training example of the second pass (see `drafts.make_example`).
 
-    Parameters
+    Attributes
     ----------
     image : (I, J, K) ndarray of float
         A target scan with planted spots, in model units.
@@ -55,9 +54,9 @@ class Example(NamedTuple):
 
 
 class TargetScan(NamedTuple):
-    """One cached target scan on the model grid, cropped to the brain.
+    """Hold one cached target scan on the model grid, cropped to the brain.
 
-    Parameters
+    Attributes
     ----------
     folder : Path
         The cached scan's folder.
@@ -86,9 +85,9 @@ class TargetScan(NamedTuple):
 
 
 class Scans(NamedTuple):
-    """Target scans to train on and to validate on.
+    """Hold the target scans to train on and to validate on.
 
-    Parameters
+    Attributes
     ----------
     train, val : tuple of TargetScan
         At least one each.
@@ -206,13 +205,13 @@ def cache_scan(path: Path, cache: Path, recipe: Recipe) -> Path:
         return cached
     scan = load(path)
     with about(path):
-        prepared = prepare(scan, brain_mask(scan)[0], recipe.preprocess)
+        prepared = prepare(scan, find_brain(scan).mask, recipe.preprocess)
     rng = np.random.default_rng(int(settings["sha256"][:8], 16))
     unit = from_model_units(prepared.image, 0, 1)
-    maps = [canny(prepared.image, prepared.mask, recipe.edges)]
+    maps = [detect_edges(prepared, recipe.edges)]
     for _ in range(recipe.training.edge_variants):
         copy = random_scanner(rng).render(unit, prepared.mask, rng)
-        maps.append(canny(copy, prepared.mask, recipe.edges))
+        maps.append(detect_edges(dataclasses.replace(prepared, image=copy), recipe.edges))
     with replacing(cached) as work:
         np.save(work / "image.npy", prepared.image.astype(np.float16))
         np.save(work / "mask.npy", prepared.mask)
@@ -255,8 +254,8 @@ def open_scan(folder: Path) -> TargetScan:
         np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("image", "mask", "edges")
     )
     record = json.loads((folder / "settings.json").read_text())
-    centroid = centroid_of(np.asarray(mask))
-    return TargetScan(folder, image, mask, edges, centroid, record["lower"], record["upper"])
+    middle = centroid(np.asarray(mask))
+    return TargetScan(folder, image, mask, edges, middle, record["lower"], record["upper"])
 
 
 def describe_target(scans: Sequence[TargetScan], spacing_mm: float) -> TargetDomain:
@@ -276,7 +275,7 @@ def describe_target(scans: Sequence[TargetScan], spacing_mm: float) -> TargetDom
     """
     probabilities = np.linspace(0, 1, QUANTILES)
     quantiles = [np.quantile(np.asarray(s.image)[s.mask], probabilities) for s in scans]
-    extents = np.array([brain_extent(np.asarray(scan.mask)) * spacing_mm for scan in scans])
+    extents = np.array([extent(np.asarray(scan.mask)) * spacing_mm for scan in scans])
     return TargetDomain(
         lower=float(np.median([scan.lower for scan in scans])),
         upper=float(np.median([scan.upper for scan in scans])),

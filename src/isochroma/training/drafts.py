@@ -26,7 +26,6 @@ from isochroma.images.preprocess import (
     intensity_limits,
     to_model_units,
 )
-from isochroma.method.edges import canny
 from isochroma.method.recontrast import random_scanner
 from isochroma.pipeline import Harmonizer
 from isochroma.training.data import Example, Scans, TargetScan, replacing
@@ -130,10 +129,10 @@ def make_example(
     scanner = dataclasses.replace(scanner, bias=scanner.bias * RESIDUAL_BIAS)
     copy = scanner.render(from_model_units(spotted, 0, 1), mask, rng)
     limits = intensity_limits(copy[mask], PreprocessSettings())
-    shown = to_model_units(copy, mask, *limits)
     grid = Grid(mask.shape, np.diag([*[harmonizer.preprocess.spacing_mm] * 3, 1]))
-    draft = harmonizer.translate(Prepared(shown, mask, grid, *limits))
-    return Example(spotted, canny(shown, mask, harmonizer.config.edges), draft)
+    source = Prepared(to_model_units(copy, mask, *limits), mask, grid, *limits)
+    rendering = harmonizer.render(source)
+    return Example(spotted, rendering.edges, rendering.output)
 
 
 def plant_spots(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -17,17 +17,14 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from isochroma.errors import InputError
 from isochroma.files import write_atomically
-from isochroma.method.network import VelocityNetwork
-from isochroma.method.sampling import SamplingSettings
 from isochroma.models.config import ModelConfig
-from isochroma.pipeline import Harmonizer
+from isochroma.models.folder import Model
+from isochroma.pipeline import Harmonizer, SamplingSettings
 from isochroma.training.batches import TargetData
 from isochroma.training.data import describe_target, prepare_scans
 from isochroma.training.drafts import add_examples
 from isochroma.training.module import Export, FlowTraining, Preview
 from isochroma.training.settings import COMPACT_RECIPE, Recipe, TrainerSettings
-
-Model = tuple[VelocityNetwork, ModelConfig]
 
 
 def train(
@@ -81,7 +78,7 @@ def train(
     trainer = trainer or TrainerSettings()
     scans = prepare_scans(target, cache or folder / "cache", recipe)
     if recipe.training.draft_share and start_from is not None:
-        first_pass = Harmonizer(*start_from, SamplingSettings(revise=False))
+        first_pass = Harmonizer(start_from, SamplingSettings(revise=False))
         scans = add_examples(scans, first_pass, recipe.training.draft_copies)
     config = ModelConfig(
         name=name or folder.resolve().name,
@@ -91,7 +88,7 @@ def train(
         patches=recipe.patches,
         target=describe_target(scans.train, recipe.preprocess.spacing_mm),
     )
-    weights = start_from[0].state_dict() if start_from is not None else None
+    weights = start_from.network.state_dict() if start_from is not None else None
     module = FlowTraining(recipe, weights, trainer.compile)
     fit(folder, config, module, TargetData(scans, recipe, trainer.workers), trainer)
     return folder
@@ -113,9 +110,9 @@ def check_recipe(recipe: Recipe, start_from: Model | None) -> None:
             f"use a multiple of {recipe.network.divisor}."
         )
         raise InputError(msg)
-    if start_from is not None and start_from[1].network != recipe.network:
+    if start_from is not None and start_from.config.network != recipe.network:
         msg = (
-            f"the model to start from does not fit: its network is {start_from[1].network}, "
+            f"the model to start from does not fit: its network is {start_from.config.network}, "
             f"not {recipe.network}."
         )
         raise InputError(msg)

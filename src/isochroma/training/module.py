@@ -19,12 +19,12 @@ from torch import Tensor
 
 from isochroma.images import metrics
 from isochroma.images.preprocess import from_model_units
-from isochroma.images.slices import save_preview
+from isochroma.images.slices import save_slices
 from isochroma.method import flow
 from isochroma.method.network import VelocityNetwork, loss_weight
 from isochroma.method.refinement import LEVELS, error_levels
-from isochroma.method.sampling import SamplingSettings, sample
-from isochroma.models.config import ModelConfig
+from isochroma.method.sampling import FlowSampler
+from isochroma.models.config import Capabilities, ModelConfig, Validation
 from isochroma.models.folder import save_model
 from isochroma.training.batches import Batch
 from isochroma.training.data import TargetScan
@@ -101,7 +101,8 @@ class FlowTraining(lightning.LightningModule):
 
     def validation_step(self, scan: TargetScan, batch_index: int) -> dict[str, Reconstruction]:
         """Reconstruct one validation scan, and log how well."""
-        rebuilt = reconstruct(self.network, scan, self.device, self.spacing_mm)
+        sampler = FlowSampler(self.network, self.spacing_mm, self.device)
+        rebuilt = reconstruct(sampler, scan)
         mask = np.asarray(scan.mask)
         for name, each in rebuilt.items():
             output, truth = (from_model_units(v, 0, 1) for v in (each.output, each.truth))
@@ -118,9 +119,9 @@ class FlowTraining(lightning.LightningModule):
 
 
 class Reconstruction(NamedTuple):
-    """A validation scan as the network reconstructs it; (I, J, K) volumes in model units.
+    """Hold a validation scan as the network reconstructs it; (I, J, K), model units.
 
-    Parameters
+    Attributes
     ----------
     truth : ndarray of float32
         The target scan.
@@ -186,21 +187,15 @@ def rate_factor(step: int, settings: TrainingSettings) -> float:
     return min(1.0, (step + 1) / max(1, settings.warmup_steps)) * (final + (1 - final) * cosine)
 
 
-def reconstruct(
-    network: VelocityNetwork, scan: TargetScan, device: torch.device, spacing_mm: float
-) -> dict[str, Reconstruction]:
+def reconstruct(sampler: FlowSampler, scan: TargetScan) -> dict[str, Reconstruction]:
     """Reconstruct a target scan from its own edges, and from its drafts if there are any.
 
     Parameters
     ----------
-    network : VelocityNetwork
-        The network in training.
+    sampler : FlowSampler
+        Of the network in training.
     scan : TargetScan
         A validation scan.
-    device : torch.device
-        Where the network is.
-    spacing_mm : float
-        Edge of the model grid's voxels in mm.
 
     Returns
     -------
@@ -208,23 +203,14 @@ def reconstruct(
         "val" from the edges, by one Euler step from noise; "val_draft0", "val_draft1", ... from the
         drafts, by the second pass.
     """
-    mask = np.asarray(scan.mask)
-    rebuilt = {}
-    cases: dict[str, tuple[Any, Any, Any]] = {"val": (scan.image, scan.edges[0], None)}
+    mask, edges = np.asarray(scan.mask), scan.edges[0]
+    image = np.asarray(scan.image, dtype=np.float32)
+    rebuilt = {"val": Reconstruction(image, sampler.sample(edges, mask), edges * 2.0 - 1)}
     for number, example in enumerate(scan.examples):
-        cases[f"val_draft{number}"] = (example.image, example.edges, example.draft)
-    for name, (image, edges, draft) in cases.items():
-        output = sample(
-            network,
-            edges,
-            mask,
-            SamplingSettings(),
-            device,
-            spacing_mm,
-            draft=None if draft is None else np.asarray(draft, dtype=np.float32),
-        )
-        shown = edges * 2.0 - 1 if draft is None else draft
-        rebuilt[name] = Reconstruction(np.asarray(image, dtype=np.float32), output, shown)
+        draft = np.asarray(example.draft, dtype=np.float32)
+        output = sampler.revise(example.edges, mask, draft)
+        image = np.asarray(example.image, dtype=np.float32)
+        rebuilt[f"val_draft{number}"] = Reconstruction(image, output, draft)
     return rebuilt
 
 
@@ -256,7 +242,7 @@ class Preview(lightning.Callback):
         for name, each in outputs.items():
             shown |= {f"{name}: truth": each.truth, f"{name}: output": each.output}
             shown[f"{name}: input"] = each.shown
-        save_preview(self.folder / f"step-{trainer.global_step:06d}.png", shown)
+        save_slices(self.folder / f"step-{trainer.global_step:06d}.png", shown)
 
 
 class Export(lightning.Callback):
@@ -296,6 +282,15 @@ class Export(lightning.Callback):
             "steps_done": trainer.global_step,
             **{k: round(v, 4) for k, v in scores.items() if k.startswith("val_")},
         }
-        errors = tuple(round(scores[name], 4) for name in ERRORS)
-        config = dataclasses.replace(self.config, errors=errors, training=record)
+        validation = Validation(
+            psnr=round(scores["val_psnr"], 4),
+            ssim=round(scores["val_ssim"], 4),
+            errors=tuple(min(round(scores[name], 4), 2.0) for name in ERRORS),
+        )
+        config = dataclasses.replace(
+            self.config,
+            capabilities=Capabilities(second_pass=module.settings.draft_share > 0),
+            validation=validation,
+            training=record,
+        )
         save_model(self.folder, module.network.state_dict(), config)

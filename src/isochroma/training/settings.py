@@ -6,19 +6,29 @@ single values with `dataclasses.replace`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated
+
+from pydantic import Field, field_validator
 
 from isochroma.images.preprocess import PreprocessSettings
 from isochroma.method.edges import EdgeSettings
 from isochroma.method.network import COMPACT, PAPER, NetworkSettings
 from isochroma.method.patches import PatchSettings
+from isochroma.settings import choose, settings
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Floating-point precisions of a training run, as `lightning.Trainer` names them."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
 
 
-@dataclass(frozen=True)
+@settings
 class TrainingSettings:
     """How the network is trained.
 
-    Parameters
+    Attributes
     ----------
     steps : int
         Optimizer steps.
@@ -37,7 +47,7 @@ class TrainingSettings:
     gradient_clip : float
         Largest gradient norm; larger gradients are scaled down to it.
     precision : str
-        Floating-point precision, as in `lightning.Trainer`: "32-true", "bf16-mixed" or "16-mixed".
+        Name in `PRECISIONS`; Lightning replaces "16-mixed" by "bf16-mixed" on a CPU.
     edge_variants : int
         Re-contrasted copies of each scan whose edges are computed too (0 or more).
     variant_share : float
@@ -58,29 +68,34 @@ class TrainingSettings:
         Seed of every random choice.
     """
 
-    steps: int = 30000
-    batch_size: int = 2
-    learning_rate: float = 1e-3
-    final_rate: float = 0.01
-    warmup_steps: int = 200
-    ema_decay: float = 0.999
-    gradient_clip: float = 1.0
+    steps: Count = 30000
+    batch_size: Count = 2
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    final_rate: Share = 0.01
+    warmup_steps: Annotated[int, Field(ge=0)] = 200
+    ema_decay: Share = 0.999
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     precision: str = "bf16-mixed"
-    edge_variants: int = 3
-    variant_share: float = 0.5
-    start_share: float = 0.5
-    draft_share: float = 0.0
-    draft_copies: int = 3
-    validate_every: int = 1000
-    checkpoint_every: int = 200
-    seed: int = 0
+    edge_variants: Annotated[int, Field(ge=0)] = 3
+    variant_share: Share = 0.5
+    start_share: Share = 0.5
+    draft_share: Share = 0.0
+    draft_copies: Count = 3
+    validate_every: Count = 1000
+    checkpoint_every: Count = 200
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("precision")
+    @classmethod
+    def _known_precision(cls, value: str) -> str:
+        return choose(value, PRECISIONS)
 
 
-@dataclass(frozen=True)
+@settings
 class Recipe:
     """Everything that shapes a model, except the target scans.
 
-    Parameters
+    Attributes
     ----------
     preprocess : PreprocessSettings
         From a scan to the image that the model sees.
@@ -130,11 +145,11 @@ no gradient clipping (here: as in the default).
 """
 
 
-@dataclass(frozen=True)
+@settings
 class TrainerSettings:
     """Hardware of a training run; it does not change what is trained.
 
-    Parameters
+    Attributes
     ----------
     accelerator : str
         "auto", "cpu", "gpu", ..., as in `lightning.Trainer`.
@@ -148,5 +163,13 @@ class TrainerSettings:
 
     accelerator: str = "auto"
     devices: int | str = "auto"
-    workers: int = 0
+    workers: Annotated[int, Field(ge=0)] = 0
     compile: bool = False
+
+    @field_validator("devices")
+    @classmethod
+    def _number_or_auto(cls, value: int | str) -> int | str:
+        if value != "auto" and not (isinstance(value, int) and value > 0):
+            msg = "give a number of devices, or auto"
+            raise ValueError(msg)
+        return value
