@@ -97,7 +97,10 @@ class FlowTraining(lightning.LightningModule):
     def on_train_start(self) -> None:
         """Let a resumed run use the learning rate that it was given, not the stored one."""
         schedule = cast("torch.optim.lr_scheduler.LambdaLR", self.lr_schedulers())
-        schedule.base_lrs = [self.settings.learning_rate] * len(schedule.base_lrs)
+        peak = self.settings.learning_rate
+        schedule.base_lrs = [peak] * len(schedule.base_lrs)
+        for group in schedule.optimizer.param_groups:
+            group["lr"] = peak * rate_factor(schedule.last_epoch, self.settings)
 
     def validation_step(self, scan: TargetScan, batch_index: int) -> dict[str, Reconstruction]:
         """Reconstruct one validation scan, and log how well."""
