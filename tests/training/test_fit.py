@@ -216,7 +216,7 @@ class TestRun:
         paper = dataclasses.replace(
             PAPER_RECIPE,
             preprocess=recipe.preprocess,
-            network=dataclasses.replace(PAPER, width=8, multipliers=(1, 2)),
+            network=dataclasses.replace(PAPER, width=4),
             patches=recipe.patches,
             training=dataclasses.replace(PAPER_RECIPE.training, **changes),
         )
@@ -226,7 +226,7 @@ class TestRun:
         assert all(torch.isfinite(weight).all() for weight in model.network.parameters())
 
     def test_second_pass(self, run: Run, trained: Path, tmp_path: Path) -> None:
-        """Trained on drafts alone, the model corrects drafts, and says that it can."""
+        """A model trained on drafts says that it has a second pass, and how well it does."""
         model = load_model(trained)
         cached = tmp_path / "cache"
         options = {"steps": 2, "draft_share": 1.0, "draft_copies": 1, "edge_variants": 0}
