@@ -81,3 +81,4 @@ class TestRigidMotion:
         before = ncc(bring_together(fixed.image, moving.image, *cases))
         after = ncc(bring_together(fixed.image, moving.image, *cases, found))
         assert after > 0.95 > before
+        np.testing.assert_allclose(rigid_motion(fixed, moving), found, atol=1e-4)
