@@ -17,8 +17,8 @@ from fixtures_pipeline import RAS, head, head_image
 from isochroma.cli import app
 from isochroma.errors import InputError
 from isochroma.evaluation.measuring import Budget
-from isochroma.evaluation.methods.registry import Blur, Command, Raw, TargetMean
-from isochroma.evaluation.phantoms.travelling import simulate_file, write_study
+from isochroma.evaluation.methods import Blur, Command, Raw, TargetMean
+from isochroma.evaluation.phantoms.travelling import write_study
 from isochroma.evaluation.run import Evaluation, measure_scan
 
 BUDGET = Budget(segmenter_steps=2, permutations=5, convnet_permutations=0, resamples=100)
@@ -177,46 +177,6 @@ class TestEvaluation:
         before = work.key(Blur())
         monkeypatch.setattr("isochroma.evaluation.workspace.code", lambda kind: "changed")
         assert work.key(Blur()) != before
-
-
-class TestSimulateFile:
-    def test_scans_truth_and_lesions_are_written_once(self, study: Path, tmp_path: Path) -> None:
-        source = study.parent / "t0.nii.gz"
-        rows = simulate_file(source, tmp_path, ["flair-3T"], lesions=True)
-        (row,) = rows
-        assert row["contrast"] == "FLAIR"
-        simulated, truth = (nib.load(row[key]) for key in ("path", "truth"))
-        lesions = nib.load(row["lesions"])
-        assert truth.shape == lesions.shape
-        assert np.asarray(lesions.dataobj).max() >= 1
-        inside = np.asarray(simulated.dataobj) > 0
-        volume_ml = inside.sum() * abs(np.linalg.det(simulated.affine[:3, :3])) / 1000
-        assert volume_ml == pytest.approx(239, rel=0.05)
-        record = json.loads(Path(row["path"]).with_suffix("").with_suffix(".json").read_text())
-        assert record["Preset"] == "flair-3T"
-        before = Path(row["path"]).stat().st_mtime_ns
-        assert simulate_file(source, tmp_path, ["flair-3T"], lesions=True) == rows
-        assert Path(row["path"]).stat().st_mtime_ns == before
-
-    def test_another_scan_or_seed_is_refused(self, study: Path, tmp_path: Path) -> None:
-        source = study.parent / "t0.nii.gz"
-        simulate_file(source, tmp_path, ["spgr-3T"])
-        with pytest.raises(InputError, match="another seed"):
-            simulate_file(source, tmp_path, ["tse-t2-3T"], seed=1)
-        other = tmp_path / "elsewhere" / "t0.nii.gz"
-        other.parent.mkdir()
-        other.write_bytes((study.parent / "t1.nii.gz").read_bytes())
-        with pytest.raises(InputError, match="another scan of that name"):
-            simulate_file(other, tmp_path, ["spgr-3T"])
-
-    def test_same_seed_same_scan(self, study: Path, tmp_path: Path) -> None:
-        source = study.parent / "t1.nii.gz"
-        found = []
-        for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-            (row,) = simulate_file(source, tmp_path / name, ["spgr-3T"], seed=seed)
-            found.append(np.asarray(nib.load(row["path"]).dataobj))
-        np.testing.assert_array_equal(found[0], found[1])
-        assert not np.array_equal(found[0], found[2])
 
 
 class TestCommandLine:

@@ -418,18 +418,13 @@ def evaluate(
     """
     try:
         from isochroma.evaluation.measuring import FULL, QUICK
-        from isochroma.evaluation.methods.registry import (
-            METHODS,
-            QUICK_METHODS,
-            Command,
-            named_methods,
-        )
+        from isochroma.evaluation.methods import Command, method_names, named_methods
         from isochroma.evaluation.run import Evaluation
     except ModuleNotFoundError as error:
         msg = f"evaluation needs the package {error.name}. Run: pip install 'isochroma[evaluate]'"
         raise InputError(msg) from error
 
-    methods = named_methods(method or (QUICK_METHODS if quick else list(METHODS)), model)
+    methods = named_methods(method or method_names(quick), model)
     own = []
     for text in command or []:
         name, separator, template = text.partition("=")
@@ -468,20 +463,19 @@ def simulate(
     """
     try:
         from isochroma.evaluation.phantoms.sequences import PRESETS
-        from isochroma.evaluation.phantoms.travelling import add_to_study, simulate_file
+        from isochroma.evaluation.phantoms.travelling import (
+            add_to_study,
+            write_travelling_subject,
+        )
     except ModuleNotFoundError as error:
         msg = f"simulation needs the package {error.name}. Run: pip install 'isochroma[evaluate]'"
         raise InputError(msg) from error
 
-    unknown = sorted(set(preset or []) - set(PRESETS))
-    if unknown:
-        msg = f"preset {unknown[0]!r} is unknown; choose from {', '.join(PRESETS)}."
-        raise InputError(msg)
     rows = []
     with progress_bar() as advance:
         for number, path in enumerate(scans):
             advance(path.name, "simulating", number, len(scans))
-            rows += simulate_file(path, output, preset or list(PRESETS), lesions, seed)
+            rows += write_travelling_subject(path, output, preset or list(PRESETS), lesions, seed)
     add_to_study(output / "study.tsv", [{**row, "site": "simulated"} for row in rows])
     typer.echo(output / "study.tsv")
 

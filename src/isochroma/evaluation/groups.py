@@ -10,7 +10,7 @@ import numpy as np
 from isochroma.evaluation.measures import audit, closeness, pairs
 from isochroma.evaluation.measures.age import scores
 from isochroma.evaluation.measuring import Tools, code, spread
-from isochroma.evaluation.methods.registry import Method, Raw
+from isochroma.evaluation.methods import Method, Raw
 from isochroma.evaluation.study import Scan
 
 if TYPE_CHECKING:

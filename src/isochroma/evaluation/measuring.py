@@ -21,7 +21,7 @@ import psutil
 from isochroma.errors import InputError
 from isochroma.evaluation.measures import anatomy, closeness, segmentation
 from isochroma.evaluation.measures.age import AgeRegressor, CommonSpace, cross_validated, scores
-from isochroma.evaluation.methods.registry import Method
+from isochroma.evaluation.methods import Method
 from isochroma.evaluation.study import FILES, Case, Scan
 from isochroma.evaluation.tissues import GREY, WHITE, classify
 from isochroma.files import sha256

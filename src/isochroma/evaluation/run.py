@@ -35,7 +35,7 @@ from isochroma.evaluation.measuring import (
     make_tools,
     measures,
 )
-from isochroma.evaluation.methods.registry import HistogramMatching, Method, Raw
+from isochroma.evaluation.methods import HistogramMatching, Method, Raw
 from isochroma.evaluation.study import Scan, read_study
 from isochroma.evaluation.summary import summarise
 from isochroma.evaluation.workspace import Workspace

@@ -24,7 +24,7 @@ from isochroma.evaluation.measuring import (
     labels_of,
     spread,
 )
-from isochroma.evaluation.methods.registry import Method
+from isochroma.evaluation.methods import Method
 from isochroma.evaluation.study import WITH_LESIONS, Case, Scan, open_case
 from isochroma.images.grid import resample
 from isochroma.images.masked import extend_outside

@@ -13,10 +13,10 @@ import numpy as np
 from scipy import ndimage
 
 from isochroma.errors import InputError
+from isochroma.evaluation.phantoms.lesions import SHELL_GAP, SHELL_WIDTH
 from isochroma.evaluation.tissues import GREY, NAMES, WHITE
 from isochroma.method.edges import CONNECT_26
 
-SHELL_GAP, SHELL_WIDTH = 1, 2  # voxels of white matter around a lesion: left out, taken
 SHELL_LEAST = 10  # voxels
 SEEN = 0.1  # a lesion must show this much in the reference to be missed in the output
 KEPT = 0.5
