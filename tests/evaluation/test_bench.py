@@ -16,7 +16,7 @@ class TestMeasure:
     def test_every_stage_of_a_run(self, tmp_path: Path) -> None:
         nib.save(head_image(), tmp_path / "scan.nii.gz")
         out = tmp_path / "out.nii.gz"
-        harmonizer = Harmonizer(random_network(), config(), device="cpu")
+        harmonizer = Harmonizer(Model(random_network(), config(), None))
         costs, voxels = bench.measure(tmp_path / "scan.nii.gz", harmonizer, out)
         stages = ["load", "mask", "resample", "scale", "edges", "network", "refine", "restore"]
         assert [cost.stage for cost in costs] == [*stages, "save"]

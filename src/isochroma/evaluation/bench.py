@@ -19,8 +19,7 @@ from isochroma.images.io import load
 from isochroma.memory import PeakMemory
 from isochroma.method.flow import EVALUATIONS
 from isochroma.method.network import IN_CHANNELS, PAPER, VelocityNetwork
-from isochroma.method.sampling import PAPER_SAMPLING
-from isochroma.pipeline import Harmonizer
+from isochroma.pipeline import PAPER_SAMPLING, Harmonizer
 from isochroma.stages import Event, listening, record, stage
 
 PAPER_TILE = 64  # voxels: the paper's patch size
@@ -28,7 +27,7 @@ NETWORK_STAGES = ("network", "revise")
 
 
 class Cost(NamedTuple):
-    """Hold what one stage costs.
+    """What one stage costs.
 
     Attributes
     ----------
@@ -77,7 +76,7 @@ def measure(scan: Path, harmonizer: Harmonizer, out: Path) -> tuple[list[Cost], 
         with stage("save"):
             write_atomically(out, lambda to: nib.save(result.image, to))
     costs = [Cost(name, each, peaks[name]) for name, each in seconds.items()]
-    return costs, result.prepared.mask.size
+    return costs, result.source.mask.size
 
 
 def paper_network(voxels: int, device: torch.device) -> Cost:

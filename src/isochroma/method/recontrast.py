@@ -24,9 +24,9 @@ STRAND = 0.6  # half width of a vessel, standard deviations of the random fields
 
 @dataclass(frozen=True)
 class Scanner:
-    """Describe how a scanner shows an anatomy.
+    """How a scanner shows an anatomy.
 
-    Parameters
+    Attributes
     ----------
     knots, values : tuple of float
         The intensity map: target intensity in [0, 1] (CSF near 0.1, grey matter near 0.5, white

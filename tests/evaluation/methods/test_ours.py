@@ -10,8 +10,7 @@ import pytest
 from fixtures_pipeline import save_tiny_model
 from isochroma.evaluation.methods import Ours, named_methods
 from isochroma.images.preprocess import Prepared
-from isochroma.method.sampling import SamplingSettings
-from isochroma.pipeline import Harmonizer
+from isochroma.pipeline import Harmonizer, SamplingSettings
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +22,7 @@ class TestOurs:
     def test_is_the_harmonizer(self, model: Path, source: Prepared) -> None:
         sampling = SamplingSettings(steps=2, seed=4)
         ours = Ours(model, SamplingSettings(steps=2), "ours")
-        expected = Harmonizer.from_pretrained(model, sampling=sampling).translate(source)
+        expected = Harmonizer.from_pretrained(model, sampling=sampling).render(source).output
         np.testing.assert_array_equal(ours.apply(source, seed=4), expected)
         assert np.abs(ours.apply(source, seed=5) - expected).max() > 1e-4
 

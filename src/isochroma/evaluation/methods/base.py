@@ -20,7 +20,7 @@ Factory = TypeVar("Factory", bound=Callable[..., "Method"])
 
 
 class Method(Protocol):
-    """Define what a compared method provides.
+    """What a compared method provides.
 
     Attributes
     ----------
@@ -70,14 +70,14 @@ class Method(Protocol):
 
 
 class Stateless:
-    """Give a method that learns nothing its `fit`."""
+    """Base of methods that learn nothing from the target."""
 
     def fit(self, target: Sequence[Prepared]) -> None:
         """Learn nothing."""
 
 
 class Role(IntEnum):
-    """Say what a method is in the comparison for; reports show the roles in this order."""
+    """What a method is in the comparison for, in the order of reports."""
 
     UNPROCESSED = 0
     REFERENCE = 1
@@ -86,7 +86,7 @@ class Role(IntEnum):
 
 
 class Entry(NamedTuple):
-    """Describe a registered method.
+    """A registered method.
 
     Attributes
     ----------
@@ -104,6 +104,7 @@ class Entry(NamedTuple):
 
 
 METHODS: dict[str, Entry] = {}
+"""The registered methods by the name that users ask for, in the order of reports."""
 
 
 def register(
@@ -132,13 +133,16 @@ def register(
     def add(factory: Factory) -> Factory:
         make = factory if takes_model else lambda model: factory()
         METHODS[name] = Entry(make, role, quick)
+        ordered = sorted(METHODS.items(), key=lambda item: item[1].role)
+        METHODS.clear()
+        METHODS.update(ordered)
         return factory
 
     return add
 
 
 def method_names(quick: bool = False) -> list[str]:
-    """List the registered methods in the order of reports.
+    """List the registered methods.
 
     Parameters
     ----------
@@ -148,10 +152,9 @@ def method_names(quick: bool = False) -> list[str]:
     Returns
     -------
     names : list of str
-        Ordered by role.
+        In the order of reports.
     """
-    names = sorted(METHODS, key=lambda name: METHODS[name].role)
-    return [name for name in names if METHODS[name].quick or not quick]
+    return [name for name, entry in METHODS.items() if entry.quick or not quick]
 
 
 def named_methods(names: Sequence[str], model: str = "default") -> list[Method]:
@@ -176,6 +179,6 @@ def named_methods(names: Sequence[str], model: str = "default") -> list[Method]:
     """
     for name in names:
         if name not in METHODS:
-            msg = f"method {name!r} is unknown; choose from {', '.join(method_names())}."
+            msg = f"method {name!r} is unknown; choose from {', '.join(METHODS)}."
             raise InputError(msg, "method")
     return [METHODS[name].make(model) for name in names]

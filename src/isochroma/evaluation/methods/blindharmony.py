@@ -51,9 +51,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 @settings
 class BlindHarmonySettings:
-    """Set the flow, its training and the harmonization.
+    """The flow, its training and the harmonization.
 
-    Parameters
+    Attributes
     ----------
     levels, steps_per_level, width, bins : int
         Size of the neural spline flow (Durkan et al. 2019, arXiv:1906.04032).
@@ -90,7 +90,7 @@ class BlindHarmonySettings:
 
 
 class SplineCoupling(PiecewiseRationalQuadraticCoupling):
-    """Couple by splines whose closed form runs from image to latent, the direction of training."""
+    """A spline coupling whose closed form runs from image to latent, the direction of training."""
 
     def _coupling_transform_forward(
         self, inputs: Tensor, transform_params: Tensor

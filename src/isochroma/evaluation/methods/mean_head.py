@@ -13,7 +13,7 @@ from isochroma.images.preprocess import Prepared
 
 
 class MeanHead(NamedTuple):
-    """Hold a mean image and the frame of its brain.
+    """A mean image and the frame of its brain.
 
     Attributes
     ----------

@@ -10,8 +10,7 @@ import numpy as np
 
 from isochroma.evaluation.methods.base import Role, Stateless, register
 from isochroma.images.preprocess import Prepared
-from isochroma.method.sampling import PAPER_SAMPLING, SamplingSettings
-from isochroma.pipeline import Harmonizer
+from isochroma.pipeline import PAPER_SAMPLING, Harmonizer, SamplingSettings
 
 EDGES_ALONE = SamplingSettings(refine="none", revise=False)
 
@@ -45,7 +44,7 @@ class Ours(Stateless):
             "method": "isochroma",
             "version": self.version,
             "model": self.harmonizer.config.sha256,
-            "errors": self.harmonizer.config.errors,
+            "errors": self.harmonizer.config.validation.errors,
             "edges": dataclasses.asdict(self.harmonizer.config.edges),
             "sampling": sampled,
         }
@@ -53,7 +52,7 @@ class Ours(Stateless):
     def apply(self, scan: Prepared, seed: int = 0) -> np.ndarray:
         """Harmonize the scan; see `Method.apply`."""
         self.harmonizer.sampling = dataclasses.replace(self.harmonizer.sampling, seed=seed)
-        return self.harmonizer.translate(scan)
+        return self.harmonizer.render(scan).output
 
 
 @register("default", Role.ISOCHROMA, quick=True, takes_model=True)

@@ -22,7 +22,7 @@ LONGEST = float(np.exp(4 / 3 * STRETCH))  # longest possible axis over the lesio
 
 @dataclass(frozen=True)
 class Lesion:
-    """Record one inserted lesion.
+    """One inserted lesion.
 
     Attributes
     ----------

@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Tissue(NamedTuple):
-    """Hold a tissue's relaxation times and proton density.
+    """A tissue's relaxation times and proton density.
 
     Attributes
     ----------
@@ -186,9 +186,9 @@ SEQUENCES: dict[str, Callable[..., float]] = {
 
 @dataclass(frozen=True)
 class Preset:
-    """Describe a simulated protocol on a scanner.
+    """A simulated protocol on a scanner.
 
-    Parameters
+    Attributes
     ----------
     contrast : str
         T1w, T2w, PDw or FLAIR.

@@ -23,7 +23,7 @@ from isochroma.evaluation.phantoms.sequences import PRESETS
 from isochroma.evaluation.study import WITH_LESIONS, Scan
 from isochroma.evaluation.tissues import classify
 from isochroma.files import sha256, write_atomically, write_together
-from isochroma.images.brain import brain_mask
+from isochroma.images.brain import find_brain
 from isochroma.images.io import load, stem
 from isochroma.images.preprocess import Prepared, PreprocessSettings, from_model_units, prepare
 
@@ -161,7 +161,7 @@ def _anatomy(
     """Prepare a scan and classify its tissues; with `lesion_rng`, insert and write lesions."""
     image = load(path)
     with about(path):
-        prepared = prepare(image, brain_mask(image)[0], PreprocessSettings())
+        prepared = prepare(image, find_brain(image).mask, PreprocessSettings())
     labels, fractions = classify(prepared.image, prepared.mask)
     if lesion_rng is None:
         return prepared, fractions
