@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from isochroma.errors import InputError
-from isochroma.evaluation.methods.registry import Blur
+from isochroma.evaluation.methods import Blur
 from isochroma.evaluation.plan import Budget, make_plan, notes
 from isochroma.evaluation.tools import Tools
 from isochroma.evaluation.tools.age import AgeModel

@@ -16,7 +16,7 @@ from fixtures_pipeline import RAS, head, head_image
 from isochroma.cli import app
 from isochroma.errors import InputError
 from isochroma.evaluation.measuring import measure_scan
-from isochroma.evaluation.methods.registry import Blur, Command, Raw, TargetMean
+from isochroma.evaluation.methods import Blur, Command, Raw, TargetMean
 from isochroma.evaluation.phantoms.travelling import write_study
 from isochroma.evaluation.plan import Budget, Plan, make_plan
 from isochroma.evaluation.run import evaluate

@@ -7,7 +7,7 @@ import pytest
 
 from fixtures_pipeline import RAS, head
 from isochroma.errors import InputError
-from isochroma.evaluation.methods.registry import Blur
+from isochroma.evaluation.methods import Blur
 from isochroma.evaluation.study import Case, Scan
 from isochroma.evaluation.workspace import Workspace, apply
 from isochroma.images.grid import Grid
@@ -31,7 +31,7 @@ def prepared() -> Prepared:
 class Constant:
     """A method that gives one value, and allocates 80 MB meanwhile."""
 
-    name, settings = "constant", {}
+    name, settings, version = "constant", {}, 1
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -66,7 +66,7 @@ class TestKeys:
         assert work.output_key(Blur(3.0), a) != known
         assert work.output_key(Blur(), a, seed=1) != known
         assert Workspace([b], [a, b], tmp_path / "cache", 0).output_key(Blur(), a) != known
-        monkeypatch.setattr(Blur, "version", 99, raising=False)
+        monkeypatch.setattr(Blur, "version", 99)
         assert work.output_key(Blur(), a) != known
 
     def test_a_changed_file_is_another_case(self, tmp_path: Path) -> None:

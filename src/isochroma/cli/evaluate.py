@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from isochroma.cli.app import command, report, require
+from isochroma.cli.app import command, registered, report, require
 from isochroma.cli.options import OUTPUT, ModelName, Seed, Threads, Verbose
 from isochroma.cli.progress import progress_display
 from isochroma.errors import InputError
+
+METHODS = "isochroma.evaluation.methods:METHODS"
 
 
 @command("evaluate")
@@ -22,9 +24,7 @@ def evaluate(
     ],
     method: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Method to compare (repeat; default: all), see docs/evaluation.md.",
-        ),
+        registered(METHODS, "Method to compare (repeat; default: all), see docs/evaluation.md."),
     ] = None,
     own: Annotated[
         list[str] | None,
@@ -50,11 +50,10 @@ def evaluate(
     Writes report.html, results.csv and summary.json. Run the command again to resume.
     """
     plan = require("evaluate", "isochroma.evaluation.plan")
-    methods = require("evaluate", "isochroma.evaluation.methods.registry")
+    methods = require("evaluate", "isochroma.evaluation.methods")
     run = require("evaluate", "isochroma.evaluation.run")
 
-    names = method or (methods.QUICK_METHODS if quick else list(methods.METHODS))
-    compared = methods.named_methods(names, model)
+    compared = methods.named_methods(method or methods.method_names(quick), model)
     own_names = []
     for text in own or []:
         name, separator, template = text.partition("=")

@@ -17,7 +17,7 @@ from isochroma.evaluation.measures.sample import (
     make_sample,
     sample_key,
 )
-from isochroma.evaluation.methods.registry import Method, Raw
+from isochroma.evaluation.methods import Method, Raw
 from isochroma.evaluation.plan import Plan
 from isochroma.evaluation.results import Results, Row, attempt
 from isochroma.evaluation.study import Scan

@@ -11,7 +11,7 @@ import numpy as np
 
 from isochroma.errors import InputError
 from isochroma.evaluation.measures.pairs import same_person
-from isochroma.evaluation.methods.registry import HistogramMatching, Method, Raw
+from isochroma.evaluation.methods import HistogramMatching, Method, Raw
 from isochroma.evaluation.study import Scan, read_study
 from isochroma.evaluation.tools import LEAST_WITH_AGE, Tools
 from isochroma.evaluation.workspace import Workspace

@@ -27,7 +27,7 @@ from isochroma.evaluation.measuring import (
     measure_seeds,
     measure_sites,
 )
-from isochroma.evaluation.methods.registry import Method
+from isochroma.evaluation.methods import Method
 from isochroma.evaluation.plan import FULL, Budget, Plan, make_plan, notes
 from isochroma.evaluation.report.figures import draw
 from isochroma.evaluation.report.page import write_page

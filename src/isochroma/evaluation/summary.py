@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from isochroma.evaluation.measures import find
-from isochroma.evaluation.methods.registry import HistogramMatching
+from isochroma.evaluation.methods import HistogramMatching
 from isochroma.evaluation.results import Failure
 
 REFERENCE = HistogramMatching.name

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from isochroma.errors import InputError
-from isochroma.evaluation.methods.registry import Method
+from isochroma.evaluation.methods import Method
 from isochroma.evaluation.store import Store
 from isochroma.evaluation.study import WITH_LESIONS, Case, Scan, contents, open_case
 from isochroma.evaluation.tissues import classify
@@ -159,7 +159,7 @@ class Workspace:
 
     def method_key(self, method: Method) -> list[Any]:
         """Return what determines a fitted method: settings, version and training scans."""
-        return [method.name, method.settings, getattr(method, "version", 1), self.target_key]
+        return [method.name, method.settings, method.version, self.target_key]
 
     def output_key(self, method: Method, scan: Scan, seed: int | None = None) -> list[Any]:
         """Return what determines a method's output for a scan."""

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from scipy import ndimage
 
-from isochroma.evaluation.methods.registry import Method
+from isochroma.evaluation.methods import Method
 from isochroma.evaluation.study import Case, Scan
 from isochroma.evaluation.tools import Tools
 from isochroma.evaluation.workspace import EDGES, Workspace

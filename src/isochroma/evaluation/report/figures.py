@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from isochroma.evaluation.methods.registry import Method
+from isochroma.evaluation.methods import Method
 from isochroma.evaluation.study import Scan
 from isochroma.evaluation.workspace import Workspace
 

@@ -8,22 +8,15 @@ import pytest
 
 from conftest import distance_from_centre
 from isochroma.errors import InputError
-from isochroma.evaluation.phantoms import sequences
-from isochroma.evaluation.phantoms.sequences import PRESETS, TISSUES, Preset, Tissue
+from isochroma.evaluation.phantoms.acquisition import acquire, box_average, ideal_signal
+from isochroma.evaluation.phantoms.sequences import PRESETS, TISSUES, Preset
 from isochroma.images.brain import is_stripped
 from isochroma.images.grid import Grid
-from isochroma.images.io import MAX_VOXEL_MM
 from isochroma.images.preprocess import Prepared
 
 SHAPE = (40, 44, 36)
 MEANS = np.array([-0.5, 0.1, 0.75], dtype=np.float32)
-TISSUE = Tissue(t1=900, t2=80, t2_star=50, density=0.8)
 AFFINE = np.array([[1.0, 0, 0, -20], [0, 1, 0, -30], [0, 0, 1, 5], [0, 0, 0, 1]])
-CONTRASTS = {name: preset.contrast for name, preset in PRESETS.items()}
-
-
-def names(contrast: str) -> list[str]:
-    return [name for name, its in CONTRASTS.items() if its == contrast]
 
 
 def head(texture: float = 0.0) -> tuple[Prepared, np.ndarray]:
@@ -42,134 +35,11 @@ def plain(preset: Preset) -> Preset:
     return replace(preset, bias=0.0, noise=0.0, blur_mm=0.0)
 
 
-class TestSpinEcho:
-    def test_limits(self) -> None:
-        """Fully relaxed and at once: proton density. After T1 ln 2: half. After T2 ln 2: half."""
-        assert sequences.spin_echo(TISSUE, tr=1e9, te=0) == pytest.approx(0.8)
-        assert sequences.spin_echo(TISSUE, tr=900 * np.log(2), te=0) == pytest.approx(0.4)
-        assert sequences.spin_echo(TISSUE, tr=1e9, te=80 * np.log(2)) == pytest.approx(0.4)
-        assert sequences.spin_echo(TISSUE, tr=1e-9, te=0) == pytest.approx(0, abs=1e-9)
-
-    def test_nothing_recovers_during_the_train(self) -> None:
-        long = sequences.spin_echo(TISSUE, tr=3000, te=90, train=200)
-        assert long == pytest.approx(sequences.spin_echo(TISSUE, tr=2800, te=90))
-
-
-class TestInversionRecovery:
-    def test_null(self) -> None:
-        null = 900 * np.log(2)
-        assert sequences.inversion_recovery(TISSUE, tr=1e9, te=0, ti=null) == pytest.approx(0)
-        before, after = (
-            sequences.inversion_recovery(TISSUE, tr=1e9, te=0, ti=null * k) for k in (0.9, 1.1)
-        )
-        assert min(before, after) > 0.04  # magnitudes on both sides
-
-    def test_limits(self) -> None:
-        assert sequences.inversion_recovery(TISSUE, tr=1e9, te=0, ti=0) == pytest.approx(0.8)
-        assert sequences.inversion_recovery(TISSUE, tr=1e9, te=0, ti=1e8) == pytest.approx(0.8)
-        # Inverting right after the excitation inverts nothing: a spin echo after TI.
-        at_once = sequences.inversion_recovery(TISSUE, tr=1200, te=20, ti=1200)
-        assert at_once == pytest.approx(sequences.spin_echo(TISSUE, tr=1200, te=20))
-
-
-class TestSpoiledGradientEcho:
-    def test_limits(self) -> None:
-        whole = sequences.spoiled_gradient_echo(TISSUE, tr=1e9, te=0, flip=90)
-        assert whole == pytest.approx(0.8)
-        half = sequences.spoiled_gradient_echo(TISSUE, tr=1e9, te=50 * np.log(2), flip=30)
-        assert half == pytest.approx(0.8 * 0.5 * 0.5)
-        saturated = sequences.spoiled_gradient_echo(TISSUE, tr=500, te=0, flip=90)
-        assert saturated == pytest.approx(sequences.spin_echo(TISSUE, tr=500, te=0))
-
-    def test_ernst_angle(self) -> None:
-        angles = np.linspace(1, 89, 8801)
-        signals = [sequences.spoiled_gradient_echo(TISSUE, tr=20, te=3, flip=a) for a in angles]
-        ernst = np.rad2deg(np.arccos(np.exp(-20 / 900)))
-        assert angles[np.argmax(signals)] == pytest.approx(ernst, abs=0.01)
-
-
-class TestMprage:
-    @pytest.mark.parametrize("tissue", [*TISSUES[1.5], *TISSUES[3.0]])
-    @pytest.mark.parametrize("name", ["mprage-1.5T", "mprage-3T"])
-    def test_pulse_by_pulse(self, tissue: Tissue, name: str) -> None:
-        """The closed form against 30 cycles, one pulse at a time."""
-        p = PRESETS[name].parameters
-        cosine, sine = np.cos(np.deg2rad(p["flip"])), np.sin(np.deg2rad(p["flip"]))
-
-        def recover(m: float, ms: float) -> float:
-            return 1 + (m - 1) * np.exp(-ms / tissue.t1)
-
-        half, m, middle = int(p["count"]) // 2, 1.0, 0.0
-        for _ in range(30):
-            m = recover(-m, p["ti"] - half * p["spacing"])
-            for pulse in range(int(p["count"])):
-                middle = m if pulse == half else middle
-                m = recover(m * cosine, p["spacing"])
-            m = recover(m, p["tr"] - p["ti"] - half * p["spacing"])
-        expected = tissue.density * abs(middle) * sine * np.exp(-p["te"] / tissue.t2_star)
-        assert sequences.mprage(tissue, **p) == pytest.approx(expected, rel=1e-9)
-
-    def test_tiny_flip_angle_is_inversion_recovery(self) -> None:
-        """Pulses that take nothing: m = 1 - 2 exp(-TI / T1) / (1 + exp(-TR / T1))."""
-        signal = sequences.mprage(TISSUE, 2000, 0, ti=800, flip=1e-3, spacing=8, count=100)
-        expected = 1 - 2 * np.exp(-800 / 900) / (1 + np.exp(-2000 / 900))
-        assert signal / (0.8 * np.sin(np.deg2rad(1e-3))) == pytest.approx(expected, rel=1e-4)
-
-    def test_endless_train_is_a_spoiled_gradient_echo(self) -> None:
-        signal = sequences.mprage(TISSUE, 40000, 3, ti=20000, flip=9, spacing=8, count=5000)
-        steady = sequences.spoiled_gradient_echo(TISSUE, tr=8, te=3, flip=9)
-        assert signal == pytest.approx(steady, rel=1e-6)
-
-
-class TestPresets:
-    def test_contrasts(self) -> None:
-        assert set(CONTRASTS.values()) == {"T1w", "T2w", "PDw", "FLAIR"}
-        assert len(names("T1w")) == 5
-        assert len(names("T2w")) == 2
-
-    @pytest.mark.parametrize("name", names("T1w"))
-    def test_t1w_white_over_grey_over_csf(self, name: str) -> None:
-        csf, grey, white = PRESETS[name].signals()
-        assert white > 1.15 * grey
-        assert grey > 1.5 * csf
-
-    @pytest.mark.parametrize("name", names("T2w"))
-    def test_t2w_csf_over_grey_over_white(self, name: str) -> None:
-        csf, grey, white = PRESETS[name].signals()
-        assert csf > 1.3 * grey
-        assert grey > 1.3 * white
-
-    @pytest.mark.parametrize("name", names("FLAIR"))
-    def test_flair_nulls_csf(self, name: str) -> None:
-        csf, grey, white = PRESETS[name].signals()
-        assert grey > 1.1 * white
-        assert csf < 0.2 * white
-
-    @pytest.mark.parametrize("name", names("PDw"))
-    def test_pdw_has_little_contrast(self, name: str) -> None:
-        signals = PRESETS[name].signals()
-        assert signals[1] > 1.05 * signals[2]
-        assert signals.max() < 1.3 * signals.min()
-
-    @pytest.mark.parametrize("name", PRESETS)
-    def test_feasible(self, name: str) -> None:
-        """Voxels that isochroma reads, and times that fit into the cycle."""
-        preset = PRESETS[name]
-        assert 1 <= min(preset.voxel_mm) <= max(preset.voxel_mm) <= MAX_VOXEL_MM
-        assert "doi:" in preset.source
-        p = preset.parameters
-        assert p["te"] < p["tr"]
-        assert p.get("train", 0) + p.get("ti", 0) < p["tr"]
-        if preset.sequence == "MPRAGE":
-            half = p["count"] / 2 * p["spacing"]
-            assert half <= p["ti"] <= p["tr"] - half
-
-
-class TestAcquire:
+class TestIdealSignal:
     @pytest.mark.parametrize("name", PRESETS)
     def test_pure_tissue(self, name: str) -> None:
         prepared, fractions = head()
-        signal = sequences.acquire(prepared.image, prepared.mask, fractions, PRESETS[name])
+        signal = ideal_signal(prepared.image, prepared.mask, fractions, PRESETS[name])
         assert signal.dtype == np.float32
         assert not signal[~prepared.mask].any()
         for index, expected in enumerate(PRESETS[name].signals()):
@@ -182,7 +52,7 @@ class TestAcquire:
         fractions[mixed] = (0.5, 0, 0.5)
         preset = PRESETS["flair-3T"]
         prepared.image[mixed] = (MEANS[0] + MEANS[2]) / 2
-        signal = sequences.acquire(prepared.image, prepared.mask, fractions, preset)
+        signal = ideal_signal(prepared.image, prepared.mask, fractions, preset)
         csf, grey, white = preset.signals()
         assert signal[mixed] == pytest.approx((csf + white) / 2, rel=1e-3)
         assert signal[mixed] < 0.6 * grey
@@ -192,7 +62,7 @@ class TestAcquire:
         """Within white matter it follows the sign of the contrast, and everywhere the slope."""
         prepared, fractions = head(texture=0.02)
         preset = PRESETS[name]
-        signal = sequences.acquire(prepared.image, prepared.mask, fractions, preset)
+        signal = ideal_signal(prepared.image, prepared.mask, fractions, preset)
         white = fractions[..., 2] == 1
         sign = 1 if preset.contrast == "T1w" else -1
         assert np.corrcoef(signal[white], prepared.image[white])[0, 1] * sign > 0.95
@@ -202,7 +72,7 @@ class TestAcquire:
         preset = PRESETS["tse-t2-3T"]
         spot = (20, 22, 18)
         prepared.image[spot] -= 0.1
-        signal = sequences.acquire(prepared.image, prepared.mask, fractions, preset)
+        signal = ideal_signal(prepared.image, prepared.mask, fractions, preset)
         _, grey, white = preset.signals()
         expected = white + 0.1 * (grey - white) / (MEANS[2] - MEANS[1])
         assert signal[spot] == pytest.approx(expected, rel=1e-3)
@@ -215,7 +85,7 @@ class TestAcquire:
         assert fractions[(*dark, 0)] == 1
         prepared.image[bright], prepared.image[dark] = 1, -1
         preset = PRESETS[name]
-        signal = sequences.acquire(prepared.image, prepared.mask, fractions, preset)
+        signal = ideal_signal(prepared.image, prepared.mask, fractions, preset)
         signals = preset.signals()
         steepest = 1.01 * np.ptp(signals) / (MEANS[2] - MEANS[0])
         assert signal.min() >= 0
@@ -230,11 +100,11 @@ class TestAcquire:
         prepared, fractions = head()
         preset = PRESETS["mprage-3T"]
         with pytest.raises(InputError, match="Classify"):
-            sequences.acquire(prepared.image, prepared.mask, fractions[1:], preset)
+            ideal_signal(prepared.image, prepared.mask, fractions[1:], preset)
         with pytest.raises(InputError, match="dark to bright"):
-            sequences.acquire(-prepared.image, prepared.mask, fractions, preset)
+            ideal_signal(-prepared.image, prepared.mask, fractions, preset)
         with pytest.raises(InputError, match="must all be there"):
-            sequences.acquire(prepared.image, prepared.mask, fractions * [0, 1, 1], preset)
+            ideal_signal(prepared.image, prepared.mask, fractions * [0, 1, 1], preset)
 
 
 class TestBoxAverage:
@@ -242,7 +112,7 @@ class TestBoxAverage:
         data = np.random.default_rng(0).random((6, 4, 8)).astype(np.float32)
         everywhere = np.ones(data.shape, dtype=bool)
         grid = Grid(data.shape, AFFINE)
-        result, mask, thick = sequences.box_average(data, everywhere, grid, (1, 1, 2))
+        result, mask, thick = box_average(data, everywhere, grid, (1, 1, 2))
         np.testing.assert_allclose(result, data.reshape(6, 4, 4, 2).mean(-1), rtol=1e-6)
         assert mask.all()
         np.testing.assert_allclose(thick.affine @ [0, 0, 0, 1], [-20, -30, 5.5, 1])
@@ -250,9 +120,7 @@ class TestBoxAverage:
     def test_same_voxels(self) -> None:
         data = np.random.default_rng(0).random((5, 6, 7)).astype(np.float32)
         mask = data > 0.3
-        result, inside, grid = sequences.box_average(
-            data, mask, Grid(data.shape, AFFINE), (1, 1, 1)
-        )
+        result, inside, grid = box_average(data, mask, Grid(data.shape, AFFINE), (1, 1, 1))
         np.testing.assert_allclose(result, np.where(mask, data, 0), rtol=1e-6)
         np.testing.assert_array_equal(inside, mask)
         assert grid.same_as(Grid(data.shape, AFFINE))
@@ -271,7 +139,7 @@ class TestBoxAverage:
             return nib.affines.apply_affine(grid.affine, voxels) @ direction
 
         everywhere = np.ones(SHAPE, dtype=bool)
-        result, _, new = sequences.box_average(ramp(grid), everywhere, grid, voxel_mm)
+        result, _, new = box_average(ramp(grid), everywhere, grid, voxel_mm)
         np.testing.assert_allclose(nib.affines.voxel_sizes(new.affine), voxel_mm)
         inner = (slice(1, -1),) * 3  # border voxels reach beyond the field of view
         error = (result - ramp(new))[inner]
@@ -283,38 +151,33 @@ class TestBoxAverage:
         mask[..., 3:] = True  # old voxels 3 to 11; the new ones hold four each
         mask[..., 8] = False
         grid = Grid(mask.shape, AFFINE)
-        _, inside, _ = sequences.box_average(mask, mask, grid, (1, 1, 4))
+        _, inside, _ = box_average(mask, mask, grid, (1, 1, 4))
         np.testing.assert_array_equal(inside[0, 0], [False, True, True])
         mask[..., 2] = True
-        _, inside, _ = sequences.box_average(mask, mask, grid, (1, 1, 4))
+        _, inside, _ = box_average(mask, mask, grid, (1, 1, 4))
         assert inside.all()
 
     def test_no_dark_rim(self) -> None:
         prepared, _ = head()
-        result, mask, _ = sequences.box_average(
-            np.ones(SHAPE), prepared.mask, prepared.grid, (1.3, 1, 2.5)
-        )
+        result, mask, _ = box_average(np.ones(SHAPE), prepared.mask, prepared.grid, (1.3, 1, 2.5))
         np.testing.assert_allclose(result[mask], 1, rtol=1e-6)
         assert not result[~mask].any()
 
 
-class TestSimulate:
+class TestAcquire:
     @pytest.mark.parametrize("name", PRESETS)
     def test_scan(self, name: str) -> None:
         prepared, fractions = head(texture=0.05)
         preset = PRESETS[name]
         first, again, other = (
-            sequences.simulate(prepared, fractions, preset, np.random.default_rng(seed))
-            for seed in (1, 1, 2)
+            acquire(prepared, fractions, preset, np.random.default_rng(seed)) for seed in (1, 1, 2)
         )
         scan = first.get_fdata()
         np.testing.assert_array_equal(scan, again.get_fdata())
         assert np.abs(scan - other.get_fdata()).max() > 10
         np.testing.assert_array_equal(first.affine, again.affine)
         np.testing.assert_allclose(first.header.get_zooms(), preset.voxel_mm, rtol=1e-5)
-        _, inside, grid = sequences.box_average(
-            prepared.image, prepared.mask, prepared.grid, preset.voxel_mm
-        )
+        _, inside, grid = box_average(prepared.image, prepared.mask, prepared.grid, preset.voxel_mm)
         assert Grid.of(first).same_as(grid)
         np.testing.assert_array_equal(scan > 0, inside)  # 0 outside, above 0 inside
         assert scan.min() == 0
@@ -331,7 +194,7 @@ class TestSimulate:
         prepared.image[corner] = MEANS[1]
         fractions[corner] = (0, 1, 0)
         preset = plain(PRESETS[name])
-        scan = sequences.simulate(prepared, fractions, preset, np.random.default_rng(0))
+        scan = acquire(prepared, fractions, preset, np.random.default_rng(0))
         centre = np.linalg.inv(scan.affine) @ AFFINE @ [*(np.array(SHAPE) - 1) / 2, 1]
         data = scan.get_fdata()
         voxels = np.moveaxis(np.indices(scan.shape), 0, -1)
@@ -347,7 +210,7 @@ class TestSimulate:
         prepared, fractions = head()
         for name in ("spgr-1.5T", "spgr-3T"):
             preset = plain(PRESETS[name])
-            scan = sequences.simulate(prepared, fractions, preset, np.random.default_rng(0))
+            scan = acquire(prepared, fractions, preset, np.random.default_rng(0))
             data, signals = scan.get_fdata(), preset.signals()
             for index in range(3):
                 expected = 1000 * signals[index] / signals.max()
@@ -363,7 +226,7 @@ class TestSimulate:
             voxel_mm=(1.0, 1.0, 1.0),
             noise=0.05,
         )
-        scan = sequences.simulate(prepared, fractions, preset, np.random.default_rng(0))
+        scan = acquire(prepared, fractions, preset, np.random.default_rng(0))
         data = scan.get_fdata()
         csf, white = data[fractions[..., 0] == 1], data[fractions[..., 2] == 1]
         assert csf.mean() / csf.std() == pytest.approx(np.sqrt(np.pi / (4 - np.pi)), rel=0.05)
@@ -375,8 +238,7 @@ class TestSimulate:
         clean = plain(PRESETS["spgr-3T"])
         for preset in (replace(clean, noise=0.05), replace(clean, bias=0.3)):
             first, second = (
-                sequences.simulate(prepared, fractions, preset, np.random.default_rng(seed))
-                for seed in (1, 2)
+                acquire(prepared, fractions, preset, np.random.default_rng(seed)) for seed in (1, 2)
             )
             assert np.abs(first.get_fdata() - second.get_fdata())[prepared.mask].mean() > 10
 
@@ -384,7 +246,7 @@ class TestSimulate:
         """Blur softens boundaries inside the brain, and not the one around it."""
         prepared, fractions = head()
         preset = replace(plain(PRESETS["spgr-3T"]), blur_mm=1.0)
-        data = sequences.simulate(prepared, fractions, preset, np.random.default_rng(0)).get_fdata()
+        data = acquire(prepared, fractions, preset, np.random.default_rng(0)).get_fdata()
         csf, grey, white = 1000 * preset.signals() / preset.signals().max()
         radius = distance_from_centre(SHAPE)
         rim = data[prepared.mask & (radius > 13)]
@@ -397,6 +259,6 @@ class TestSimulate:
     def test_bias_field(self) -> None:
         prepared, fractions = head()
         preset = replace(plain(PRESETS["spgr-3T"]), bias=0.3)
-        scan = sequences.simulate(prepared, fractions, preset, np.random.default_rng(0))
+        scan = acquire(prepared, fractions, preset, np.random.default_rng(0))
         white = scan.get_fdata()[fractions[..., 2] == 1]
         assert 0.02 < white.std() / white.mean() < 0.3

@@ -1,25 +1,22 @@
-"""The baselines that need no model, and the controls."""
-
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from fixtures_methods import gamma, prepared_head, recontrasted
 from fixtures_pipeline import head
-from isochroma.evaluation.methods.baselines import (
-    blur,
-    brain_frame,
+from isochroma.evaluation.methods import Nyul, SSIMHistogramMatching, named_methods
+from isochroma.evaluation.methods.histograms import (
+    PROBABILITIES,
     match_histogram,
-    mean_head,
-    place_head,
     specify_histogram,
     specify_histogram_by_ssim,
     ssim_gradient,
+    target_quantiles,
 )
 from isochroma.images import metrics
-
-PROBABILITIES = np.linspace(0, 1, 101)
+from isochroma.images.preprocess import Prepared
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +39,7 @@ def quantiles(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.quantile(image[mask], PROBABILITIES)
 
 
-class TestBasic:
+class TestMatching:
     def test_own_quantiles_are_near_identity(
         self, image: np.ndarray, mask: np.ndarray, quantiles: np.ndarray
     ) -> None:
@@ -50,11 +47,11 @@ class TestBasic:
         assert error.mean() < 0.01
         assert np.quantile(error, 0.99) < 0.04
 
-    @pytest.mark.parametrize("gamma", [0.5, 2.0])
+    @pytest.mark.parametrize("power", [0.5, 2.0])
     def test_gamma_is_undone(
-        self, image: np.ndarray, mask: np.ndarray, quantiles: np.ndarray, gamma: float
+        self, image: np.ndarray, mask: np.ndarray, quantiles: np.ndarray, power: float
     ) -> None:
-        changed = np.where(mask, 1000 * ((image + 1) / 2) ** gamma, 0)
+        changed = np.where(mask, 1000 * ((image + 1) / 2) ** power, 0)
         before = np.abs(2 * changed / 1000 - 1 - image)[mask].mean()
         after = np.abs(match_histogram(changed, mask, quantiles) - image)[mask].mean()
         assert before > 0.1
@@ -93,20 +90,6 @@ class TestMasking:
         np.testing.assert_array_equal(
             match_histogram(image, mask, quantiles), match_histogram(other, mask, quantiles)
         )
-
-
-class TestBlur:
-    def test_only_inside_the_mask(self, image: np.ndarray, mask: np.ndarray) -> None:
-        other = np.where(mask, image, 1e4)
-        np.testing.assert_array_equal(blur(image, mask, 2), blur(other, mask, 2))
-        assert (blur(other, mask, 2)[~mask] == 0).all()
-
-    def test_constant_stays_up_to_the_border(self, mask: np.ndarray) -> None:
-        flat = np.where(mask, 0.7, 0)
-        np.testing.assert_allclose(blur(flat, mask, 2)[mask], 0.7, atol=1e-5)
-
-    def test_detail_is_lost(self, image: np.ndarray, mask: np.ndarray) -> None:
-        assert blur(image, mask, 2)[mask].std() < 0.9 * image[mask].std()
 
 
 class TestSpecification:
@@ -161,27 +144,40 @@ class TestSsimAscent:
         assert scores[1] > scores[0]
 
 
-class TestMeanHead:
-    def test_frame_of_a_box(self) -> None:
-        mask = np.zeros((20, 24, 18), dtype=bool)
-        mask[4:10, 5:17, 8:9] = True
-        centre, spread = brain_frame(mask)
-        np.testing.assert_allclose(centre, [6.5, 10.5, 8])
-        np.testing.assert_allclose(spread, np.sqrt([35 / 12, 143 / 12, 0]))
+class TestMethods:
+    """The registered methods, on heads whose histogram is known."""
 
-    def test_one_head_comes_back(self, image: np.ndarray, mask: np.ndarray) -> None:
-        placed = place_head(mean_head([(image, mask)]), mask)
-        assert metrics.ncc(placed, image, mask) > 0.98
-        assert (placed[~mask] == 0).all()
-        assert placed.dtype == np.float32
+    @pytest.mark.parametrize(
+        ("name", "error"), [("histogram-matching", 0.02), ("nyul", 0.05), ("ssimh", 0.02)]
+    )
+    def test_gamma_is_undone(self, name: str, error: float) -> None:
+        scan = prepared_head(0)
+        changed = recontrasted(scan, gamma)
+        (method,) = named_methods([name])
+        method.fit([scan])
+        before = np.abs(changed.image - scan.image)[scan.mask].mean()
+        after = np.abs(method.apply(changed) - scan.image)[scan.mask].mean()
+        assert before > 0.15
+        assert after < error
 
-    def test_place_and_size_do_not_matter(self, image: np.ndarray, mask: np.ndarray) -> None:
-        """A shifted copy and a stretched one have the mean of the original."""
-        shifted = [np.pad(volume, ((5, 0), (0, 0), (0, 7))) for volume in (image, mask)]
-        wide = [
-            ndimage.zoom(image, (1, 1.2, 0.9), order=1),
-            ndimage.zoom(mask.astype(float), (1, 1.2, 0.9), order=1) > 0.5,
+    def test_nyul_keeps_ranks_and_landmarks(self, target: list[Prepared], source: Prepared) -> None:
+        method = Nyul()
+        method.fit(target)
+        output = method.apply(source)[source.mask]
+        assert np.diff(output[np.argsort(source.image[source.mask])]).min() >= -1e-5
+        wanted = np.mean([np.percentile(t.image[t.mask], [1, 99]) for t in target], axis=0)
+        np.testing.assert_allclose(np.percentile(output, [1, 99]), wanted, atol=5e-3)
+
+    def test_ssimh_has_the_quantiles_and_more_ssim(self, target: list[Prepared]) -> None:
+        scan = recontrasted(prepared_head(3), lambda image: np.sin(3 * image))
+        plain, ascended = SSIMHistogramMatching(iterations=0), SSIMHistogramMatching()
+        for method in (plain, ascended):
+            method.fit(target)
+        output = ascended.apply(scan)
+        found = np.quantile(output[scan.mask], PROBABILITIES)
+        np.testing.assert_allclose(found, target_quantiles(target), atol=1e-3)
+        scores = [
+            metrics.ssim(image + 1, scan.image + 1, scan.mask, 2)
+            for image in (plain.apply(scan), output)
         ]
-        mean = mean_head([(image, mask), tuple(shifted), tuple(wide)])
-        assert metrics.ncc(place_head(mean, mask), image, mask) > 0.95
-        assert metrics.ncc(place_head(mean, wide[1]), wide[0], wide[1]) > 0.95
+        assert scores[1] > scores[0]

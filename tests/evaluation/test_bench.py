@@ -4,37 +4,30 @@ import time
 from pathlib import Path
 
 import nibabel as nib
-import numpy as np
 import pytest
 import torch
 
 from fixtures_pipeline import config, head_image, random_network
 from isochroma.evaluation import bench
 from isochroma.evaluation.bench import Cost
+from isochroma.models.folder import Model
 from isochroma.pipeline import Harmonizer
 
 
-class TestPeakMemory:
-    def test_a_large_array_is_seen(self) -> None:
-        """100 MB that live for a moment only."""
-        with bench.PeakMemory() as memory:
-            before = memory.lap()
-            array = np.ones(100_000_000 // 8)
-            time.sleep(0.1)
-            del array
-            assert 80 < memory.lap() - before < 300
-            assert memory.lap() - before < 50
-
-
 class TestMeasure:
-    def test_every_stage_of_a_run(self, tmp_path: Path) -> None:
+    def test_stages_of_a_run(self, tmp_path: Path) -> None:
         nib.save(head_image(), tmp_path / "scan.nii.gz")
         out = tmp_path / "out.nii.gz"
-        harmonizer = Harmonizer(random_network(), config(), device="cpu")
+        harmonizer = Harmonizer(Model(random_network(), config()))
+        start = time.perf_counter()
         costs, voxels = bench.measure(tmp_path / "scan.nii.gz", harmonizer, out)
-        stages = ["load", "mask", "resample", "scale", "edges", "network", "refine", "restore"]
-        assert [cost.stage for cost in costs] == [*stages, "save"]
-        assert all(cost.seconds >= 0 and cost.megabytes > 50 for cost in costs)
+        whole = time.perf_counter() - start
+        names = [cost.stage for cost in costs]
+        assert names[0] == "load"
+        assert names[-1] == "save"
+        assert {"mask", "edges", "network", "restore"} < set(names)
+        assert 0.5 * whole < sum(cost.seconds for cost in costs) < whole + 0.01 * len(costs)
+        assert all(cost.megabytes > 50 for cost in costs)
         assert 40_000 < voxels <= 44 * 50 * 42
         assert nib.load(out).shape == head_image().shape
 
