@@ -1,26 +1,49 @@
 """isochroma: blind 3D harmonization of brain MR scans.
 
-The public API is `Harmonizer`; it is imported when first asked for, so that importing the package
-costs nothing.
+The public names are imported when they are first asked for, so that importing the package costs
+nothing.
+
+Examples
+--------
+>>> from isochroma import Harmonizer
+>>> harmonizer = Harmonizer.from_pretrained("default")
+>>> harmonizer("sub-01_T1w.nii.gz").to_filename("sub-01_harmonized.nii.gz")  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from isochroma.method.sampling import SamplingSettings
-    from isochroma.pipeline import Harmonizer
+    from isochroma.errors import InputError
+    from isochroma.method.sampling import ComputeSettings
+    from isochroma.models.folder import load_model
+    from isochroma.pipeline import Harmonizer, Result, SamplingSettings
 
 __version__ = "0.1.0"
-__all__ = ["Harmonizer", "SamplingSettings", "__version__"]
+__all__ = [
+    "ComputeSettings",
+    "Harmonizer",
+    "InputError",
+    "Result",
+    "SamplingSettings",
+    "__version__",
+    "load_model",
+]
+
+_HOMES = {
+    "ComputeSettings": "isochroma.method.sampling",
+    "Harmonizer": "isochroma.pipeline",
+    "InputError": "isochroma.errors",
+    "Result": "isochroma.pipeline",
+    "SamplingSettings": "isochroma.pipeline",
+    "load_model": "isochroma.models.folder",
+}
 
 
 def __getattr__(name: str) -> object:
-    if name in {"Harmonizer", "SamplingSettings"}:
-        from isochroma import pipeline
-        from isochroma.method import sampling
-
-        return getattr(pipeline if name == "Harmonizer" else sampling, name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

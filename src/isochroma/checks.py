@@ -1,92 +1,115 @@
-"""How far a result can be trusted: where it hangs on little, and when a scan is unlike the
-target's.
-"""
+"""What is unusual about a scan or a result: warnings with a code, a text and a value."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
-from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
 from isochroma.images.brain import largest_component
+from isochroma.images.grid import Grid
+from isochroma.images.masked import extent
 from isochroma.images.preprocess import Prepared
 from isochroma.models.config import TargetDomain
 
-if TYPE_CHECKING:
-    pass
-
-THICK, FINE = 1.6, 0.8  # over the model grid's voxels
-SMALLER, LARGER = 0.1, 0.2  # than the target's heads; templates are large (MNI space: 15 %)
-STRANGE_ERRORS, STRANGE_ML = 3, 2.5  # healthy validation scans have 0.6 ml at most
+THICK, FINE = 1.6, 0.8  # voxel edges, over the model grid's
+SMALLER, LARGER = 0.1, 0.2  # than the target's brains; templates are large (MNI space: 15 %)
+UNEXPLAINED_ERRORS = 3  # times the model's error
+UNEXPLAINED_ML = 2.5  # healthy validation scans have 0.6 ml at most
 
 
-def doubts(prepared: Prepared, voxel_mm: np.ndarray, target: TargetDomain) -> list[str]:
-    """What sets a scan apart from those that the model was trained on; one line each.
+@dataclass(frozen=True)
+class ScanWarning:
+    """Something unusual that a user should look at.
+
+    Attributes
+    ----------
+    code : str
+        Stable identifier for programs: "thick-voxels", "fine-voxels", "brain-size",
+        "unexplained-region" or "uncertain".
+    text : str
+        One sentence for people: what is unusual, and what to do.
+    value : float
+        The measured quantity; its unit is in the text.
+    """
+
+    code: str
+    text: str
+    value: float
+
+
+def check_scan(source: Prepared, scan_grid: Grid, target: TargetDomain) -> list[ScanWarning]:
+    """Compare a scan with those that the model was trained on.
 
     Parameters
     ----------
-    prepared
-        The source.
-    voxel_mm
-        (3,) edges of its own voxels.
-    target
+    source : Prepared
+        The scan on the model grid.
+    scan_grid : Grid
+        The scan's own grid.
+    target : TargetDomain
         With the sizes of the training scans' brains, if the model has them.
+
+    Returns
+    -------
+    warnings : list of ScanWarning
     """
     found = []
-    spacing = voxel_sizes(prepared.grid.affine)
+    spacing = source.grid.voxel_mm
+    voxel_mm = scan_grid.voxel_mm
     shown = " x ".join(f"{size:.1f}" for size in voxel_mm)
     if voxel_mm.max() > THICK * spacing[0]:
-        found.append(f"voxels of {shown} mm: the model was trained at {spacing[0]:.0f} mm.")
+        text = f"voxels of {shown} mm: the model was trained at {spacing[0]:.0f} mm."
+        found.append(ScanWarning("thick-voxels", text, float(voxel_mm.max())))
     if voxel_mm.min() < FINE * spacing[0]:
-        found.append(f"voxels of {shown} mm: detail finer than {spacing[0]:.0f} mm is lost.")
+        text = f"voxels of {shown} mm: detail finer than {spacing[0]:.0f} mm is lost."
+        found.append(ScanWarning("fine-voxels", text, float(voxel_mm.min())))
     if target.smallest_mm:
-        extent = brain_extent(prepared.mask) * spacing
+        sizes = extent(source.mask) * spacing
         for axis, size, low, high in zip(
-            ("wide", "long", "high"), extent, target.smallest_mm, target.largest_mm, strict=True
+            ("wide", "long", "high"), sizes, target.smallest_mm, target.largest_mm, strict=True
         ):
             if not low * (1 - SMALLER) <= size <= high * (1 + LARGER):
-                found.append(
+                text = (
                     f"the brain is {size:.0f} mm {axis}, those of the target {low:.0f} to "
                     f"{high:.0f}: is part of it missing, or the mask wrong?"
                 )
+                found.append(ScanWarning("brain-size", text, float(size)))
     return found
 
 
-def strangeness(
-    output: np.ndarray, refined: np.ndarray, prepared: Prepared, error: float
-) -> list[str]:
-    """A doubt, if there is a region where the source shows what the edges did not let expect.
+def check_refinement(
+    first: np.ndarray, refined: np.ndarray, source: Prepared, error: float
+) -> list[ScanWarning]:
+    """Look for a region where the source shows what its edges did not let the model expect.
+
+    A voxel counts if the refinement moved it by more than 3 times the model's error; a region is
+    where such voxels are more than half of a Gaussian neighbourhood of 3 voxels.
 
     Parameters
     ----------
-    output, refined
-        (I, J, K) the first pass before and after its refinement, model units.
-    prepared
-        The source.
-    error
-        The model's root mean square error. Voxels that the refinement moved by more than 3 times as
-        much count; a region is where they are more than half of what a Gaussian of 3 voxels covers.
+    first, refined : (I, J, K) ndarray of float32
+        First pass before and after its refinement, model units.
+    source : Prepared
+        The scan on the model grid.
+    error : float
+        The model's root mean square error on validation scans, model units.
+
+    Returns
+    -------
+    warnings : list of ScanWarning
+        One if the largest region exceeds 2.5 ml, otherwise none.
     """
-    mask = prepared.mask
-    moved = mask & (np.abs(refined - output) > STRANGE_ERRORS * error)
+    mask = source.mask
+    moved = mask & (np.abs(refined - first) > UNEXPLAINED_ERRORS * error)
     weight = ndimage.gaussian_filter(mask.astype(float), 3)
     share = ndimage.gaussian_filter(moved.astype(float), 3) / np.maximum(weight, 0.3)
-    voxels = largest_component(mask & (share > 0.5)).sum()
-    size = voxels * voxel_sizes(prepared.grid.affine).prod() / 1000
-    if size <= STRANGE_ML:
+    size_ml = largest_component(mask & (share > 0.5)).sum() * source.grid.voxel_mm.prod() / 1000
+    if size_ml <= UNEXPLAINED_ML:
         return []
-    return [
-        f"a region of {size:.0f} ml is not what its edges suggest: a tumour, a large lesion, or "
+    text = (
+        f"a region of {size_ml:.0f} ml is not what its edges suggest: a tumour, a large lesion, or "
         "not brain? Look at the output there."
-    ]
-
-
-def brain_extent(mask: np.ndarray) -> np.ndarray:
-    """(3,) voxels between the planes that cut off a thousandth of the mask at either end."""
-    extent = []
-    for axis in range(3):
-        share = np.cumsum(mask.sum(tuple({0, 1, 2} - {axis}))) / mask.sum()
-        extent.append(np.searchsorted(share, 0.999) - np.searchsorted(share, 0.001) + 1)
-    return np.array(extent)
+    )
+    return [ScanWarning("unexplained-region", text, float(size_ml))]

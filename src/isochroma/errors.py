@@ -1,4 +1,6 @@
-"""The one exception a user meets: a sentence that says what is wrong and what to do."""
+"""The exception that users see: one sentence that says what is wrong and what to do."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,14 +8,33 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """Raised for input that cannot be processed; the message names the problem and the remedy."""
+    """Signal input that cannot be processed.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong and how to mend it, in one line. The library knows no command line, so the
+        message names no options.
+    argument : str, optional
+        Name of the Python argument at fault, such as "mask". The command adds the option.
+    """
+
+    def __init__(self, message: str, argument: str | None = None) -> None:
+        super().__init__(message)
+        self.argument = argument
 
 
 @contextmanager
 def about(path: Path) -> Iterator[None]:
-    """Put the scan's path before the message of an `InputError`."""
+    """Put the file's path before the message of any `InputError` raised in the body.
+
+    Parameters
+    ----------
+    path : Path
+        The file that the body works on.
+    """
     try:
         yield
     except InputError as error:
         msg = f"{path}: {error}"
-        raise InputError(msg) from error
+        raise InputError(msg, error.argument) from error

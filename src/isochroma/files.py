@@ -1,24 +1,25 @@
-"""Volumes and grids: load a scan, resample it between grids, save it whole or not at all.
-
-A *grid* is a shape and an affine. Work happens on the *model grid*: closest canonical
-orientation (RAS+), isotropic voxels, the scan's own field of view. No template is involved, so
-anatomy is never warped, and going back is one more resampling onto the scan's own grid.
-"""
+"""Write files whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
-def write_together(writers: dict[Path, Callable[[Path], object]]) -> None:
-    """Let each writer fill a temporary file, then move all of them into place.
+def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Write several files, and show either all of them or none.
 
-    If one fails, none appears. Temporary names end in the final names, so that writers that go by
-    the suffix see it.
+    Each writer fills a temporary file in the folder of its target; when all have succeeded, the
+    files are moved into place in the given order.
+
+    Parameters
+    ----------
+    writers : mapping of Path to callable
+        Target path to a function that writes to the path it is given. That path has the target's
+        file name, so a writer may choose the format by suffix.
     """
     with contextlib.ExitStack() as stack:
         moves = []
@@ -34,12 +35,39 @@ def write_together(writers: dict[Path, Callable[[Path], object]]) -> None:
 
 
 def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a temporary file, then move it to `path` in one step."""
+    """Write one file through a temporary one.
+
+    Parameters
+    ----------
+    path : Path or str
+        Where the file goes.
+    write : callable
+        Writes the file to the path it is given.
+
+    Returns
+    -------
+    path : Path
+        The written file.
+    """
     write_together({Path(path): write})
     return Path(path)
 
 
 def sha256(path: Path | str) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Compute the SHA-256 of a file without holding it in memory.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file.
+
+    Returns
+    -------
+    digest : str
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
-        return hashlib.sha256(stream.read()).hexdigest()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,93 +1,203 @@
-"""The pipeline: a scan in, the same head as the target scanner shows it out.
+"""The pipeline: a scan in, the same head as the target scanner would have shown it out.
 
-mask -> model grid, N4, intensity scale -> edges -> flow -> refinement -> the scan's own grid.
-
-Every entry point (command line, API, evaluation) goes through `Harmonizer`.
+`Harmonizer.run` and `Harmonizer.render` are the walk of a scan, stage by stage. Every entry point
+(command line, Python, evaluation) goes through them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypeAlias, overload
 
 import nibabel as nib
 import numpy as np
 import torch
-from nibabel.affines import voxel_sizes
 from numpy.typing import DTypeLike
+from pydantic import Field, field_validator
 
-from isochroma import checks
-from isochroma import uncertainty as spread_of_runs
-from isochroma.errors import InputError
-from isochroma.images.brain import brain_mask
+from isochroma.checks import ScanWarning, check_refinement, check_scan
+from isochroma.errors import InputError, about
+from isochroma.images.brain import find_brain
 from isochroma.images.grid import Grid, resample
-from isochroma.images.io import as_scan, like
+from isochroma.images.io import as_scan, like, load
 from isochroma.images.masked import extend_outside
-from isochroma.images.preprocess import Prepared, from_model_units, prepare, white_matter_mode
-from isochroma.method.correlation import ascend_correlation
-from isochroma.method.edges import EdgeSettings, canny
-from isochroma.method.network import VelocityNetwork
-from isochroma.method.refinement import follow_source, keep_structure
-from isochroma.method.runtime import RUNTIMES, OpenVinoNetwork, choose_network
-from isochroma.method.sampling import (
-    PRECISIONS,
-    SamplingSettings,
-    choose_device,
-    sample,
+from isochroma.images.preprocess import (
+    Prepared,
+    PreprocessSettings,
+    from_model_units,
+    prepare,
+    white_matter_mode,
 )
+from isochroma.method import flow
+from isochroma.method.correlation import ascend_correlation
+from isochroma.method.edges import EdgeSettings, detect_edges
+from isochroma.method.refinement import Refined, follow_source, keep_structure
+from isochroma.method.runtime import OpenVinoNetwork, choose_network
+from isochroma.method.sampling import ComputeSettings, FlowSampler, choose_device
 from isochroma.models.config import ModelConfig, TargetDomain
-from isochroma.models.folder import load_model
+from isochroma.models.folder import Model, load_model
+from isochroma.settings import choose, settings
+from isochroma.stages import record, stage
 
-Progress = Callable[[str, int, int], None]
+Image: TypeAlias = nib.spatialimages.SpatialImage
+Scan: TypeAlias = Image | str | Path
+
 OUTSIDE = ("zero", "source")
+
+
+def _local(first: np.ndarray, source: Prepared, config: ModelConfig) -> Refined:
+    return follow_source(first, source.image, source.mask, config.validation.error_levels)
+
+
+def _paper(first: np.ndarray, source: Prepared, config: ModelConfig) -> Refined:
+    return Refined(ascend_correlation(first, source.image, source.mask))
+
+
+def _none(first: np.ndarray, source: Prepared, config: ModelConfig) -> Refined:
+    return Refined(first)
+
+
+REFINEMENTS: dict[str, Callable[[np.ndarray, Prepared, ModelConfig], Refined]] = {
+    "local": _local,
+    "paper": _paper,
+    "none": _none,
+}
+"""Refinements of the first pass by name; "local" is `refinement.follow_source`."""
+
+
+@settings
+class SamplingSettings:
+    """How the flow is solved and its result refined.
+
+    Attributes
+    ----------
+    steps : int
+        Steps of the solver.
+    solver : str
+        Name in `flow.SOLVERS`; "euler" with one step gives the posterior mean E[image | edges].
+    refine : str
+        Name in `REFINEMENTS`.
+    revise : bool
+        Whether the locally refined image goes through the flow once more, and is refined again, if
+        the model was trained for it.
+    seed : int
+        Of the initial noise.
+    """
+
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 1
+    solver: str = "euler"
+    refine: str = "local"
+    revise: bool = True
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @field_validator("solver")
+    @classmethod
+    def _known_solver(cls, value: str) -> str:
+        return choose(value, flow.SOLVERS)
+
+    @field_validator("refine")
+    @classmethod
+    def _known_refinement(cls, value: str) -> str:
+        return choose(value, REFINEMENTS)
+
+
+PAPER_SAMPLING = SamplingSettings(steps=15, solver="midpoint", refine="paper", revise=False)
+"""The sampling of the paper (arXiv:2505.00133): 30 network evaluations and its refinement."""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A source rendered in the target domain, on the model grid.
+
+    Attributes
+    ----------
+    edges : (I, J, K) ndarray of bool
+        The source's edges.
+    first, refined, output : (I, J, K) ndarray of float32
+        First pass, first pass refined, and final image; model units, 0 outside the mask.
+    """
+
+    edges: np.ndarray
+    first: np.ndarray
+    refined: np.ndarray
+    output: np.ndarray
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a result was made, for the sidecar.
+
+    Attributes
+    ----------
+    model, model_sha256 : str
+        Name of the model and hash of its weights.
+    sampling : SamplingSettings
+        With `revise` as it was done.
+    preprocess : PreprocessSettings
+        As it was done.
+    edges : EdgeSettings
+        Of the model.
+    mask_origin : str
+        How the brain was found.
+    brain_ml : float
+        Volume of the brain mask.
+    outside : str
+        What voxels outside the mask hold.
+    source_limits, target_limits : tuple of float
+        Intensities that correspond to model units -1 and 1.
+    white_matter_mode : dict of str to float
+        Of the output and, if known, of the target: target intensities.
+    device, precision, runtime : str
+        What ran the network.
+    seconds : dict of str to float
+        Wall-clock duration of each stage.
+    """
+
+    model: str
+    model_sha256: str
+    sampling: SamplingSettings
+    preprocess: PreprocessSettings
+    edges: EdgeSettings
+    mask_origin: str
+    brain_ml: float
+    outside: str
+    source_limits: tuple[float, float]
+    target_limits: tuple[float, float]
+    white_matter_mode: dict[str, float]
+    device: str
+    precision: str
+    runtime: str
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Result:
     """What the pipeline made of one scan.
 
-    image, mask
-        The harmonized scan and its brain mask on the input's grid.
-    prepared, output
-        Source and harmonized volume on the model grid, model units.
-    uncertainty
-        Standard deviation on the input's grid, in the target's intensity units, if asked for
-        (`uncertainty.uncertainty`).
-    record
-        For the sidecar: model, settings, seconds for each stage.
+    Attributes
+    ----------
+    image, mask : SpatialImage
+        The harmonized scan, in the target's intensity units, and its brain mask; both on the
+        input's grid.
+    source : Prepared
+        The scan on the model grid, model units.
+    rendering : Rendering
+        What became of it there, stage by stage.
+    warnings : tuple of ScanWarning
+        What is unusual about it.
+    record : Record
+        How it was made.
     """
 
-    image: nib.spatialimages.SpatialImage
-    mask: nib.spatialimages.SpatialImage
-    prepared: Prepared
-    output: np.ndarray
-    record: dict[str, Any]
-    uncertainty: nib.spatialimages.SpatialImage | None = None
-
-
-@dataclass
-class Stopwatch:
-    """Wall-clock seconds of named stages, told to a progress callback as they start; a stage that
-    comes twice is summed.
-    """
-
-    progress: Progress | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time the body as stage `name`."""
-        if self.progress is not None:
-            self.progress(name, 0, 1)
-        start = time.perf_counter()
-        yield
-        taken = self.seconds.get(name, 0.0) + time.perf_counter() - start
-        self.seconds[name] = round(taken, 3)
+    image: Image
+    mask: Image
+    source: Prepared
+    rendering: Rendering
+    warnings: tuple[ScanWarning, ...]
+    record: Record
 
 
 class Harmonizer:
@@ -95,239 +205,255 @@ class Harmonizer:
 
     Parameters
     ----------
-    network, config
+    model : Model
         A trained model, as `load_model` gives it.
-    sampling
-        Solver, steps, refinement and seed.
-    device
-        "auto", "cpu", "cuda" or any torch device.
-    n4
+    sampling : SamplingSettings, optional
+        How the flow is solved and its result refined.
+    compute : ComputeSettings, optional
+        Where the network runs.
+    n4 : bool
         False skips the bias-field correction, for scans that had one.
-    outside
+    outside : str
         Voxels outside the brain: "zero", or "source" for the scan's own.
-    max_memory_gb
-        Bound on the network's activations; larger heads are computed in blended tiles.
-    precision
-        Of the network's convolutions: "float32" or "bfloat16" (faster where the processor has it).
-    runtime
-        What runs the network: "torch", or "openvino" (CPU only; torch if it fails its check).
 
     Examples
     --------
-    >>> harmonizer = Harmonizer.from_pretrained("default")  # doctest: +SKIP
-    >>> harmonizer(nibabel.load("sub-01_T1w.nii.gz")).to_filename("out.nii.gz")  # doctest: +SKIP
+    >>> harmonizer = Harmonizer.from_pretrained("default")
+    >>> harmonizer("sub-01_T1w.nii.gz").to_filename("sub-01_harmonized.nii.gz")  # doctest: +SKIP
     """
 
     def __init__(
         self,
-        network: VelocityNetwork,
-        config: ModelConfig,
+        model: Model,
         sampling: SamplingSettings | None = None,
-        device: str = "auto",
+        compute: ComputeSettings | None = None,
         n4: bool = True,
         outside: str = "zero",
-        max_memory_gb: float = 8.0,
-        precision: str = "float32",
-        runtime: str = "torch",
     ) -> None:
-        choices = ((outside, OUTSIDE), (precision, PRECISIONS), (runtime, RUNTIMES))
-        for value, known in choices:
-            if value not in known:
-                msg = f"{value!r} is unknown; choose one of {', '.join(known)}."
-                raise InputError(msg)
-        self.device = choose_device(device)
-        network.to(self.device)
+        compute = compute or ComputeSettings()
+        device = choose_device(compute.device)
+        network = model.network.to(device)
         network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.network = choose_network(network, runtime, precision)
-        self.config = config
+        self.config = config = model.config
         self.sampling = sampling or SamplingSettings()
+        self.compute = dataclasses.replace(compute, device=str(device))
         self.preprocess = dataclasses.replace(config.preprocess, n4=config.preprocess.n4 and n4)
-        self.outside = outside
-        self.max_memory_gb = max_memory_gb
-        self.precision = precision
+        self.outside = choose(outside, OUTSIDE)
+        self.sampler = FlowSampler(
+            choose_network(network, compute.runtime, compute.precision),
+            config.preprocess.spacing_mm,
+            device,
+            compute.precision,
+            compute.max_memory_gb,
+        )
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "default", **options: Any) -> Harmonizer:
-        """Load a shipped model by name, or a model folder; options as for the class."""
-        return cls(*load_model(name), **options)
+    def from_pretrained(
+        cls,
+        name: str | Path = "default",
+        sampling: SamplingSettings | None = None,
+        compute: ComputeSettings | None = None,
+        n4: bool = True,
+        outside: str = "zero",
+    ) -> Harmonizer:
+        """Load a shipped model by name, or a model folder; other parameters as for the class."""
+        return cls(load_model(name), sampling, compute, n4, outside)
 
-    @property
-    def revises(self) -> bool:
-        """Whether there is a second pass: if it is wanted, after the local refinement, by a model
-        that was trained for it.
+    def __repr__(self) -> str:
+        return (
+            f"Harmonizer(model={self.config.name!r}, sampling={self.sampling}, "
+            f"compute={self.compute}, n4={self.preprocess.n4}, outside={self.outside!r})"
+        )
+
+    @overload
+    def __call__(self, scans: Scan, mask: Scan | None = None) -> Image: ...
+
+    @overload
+    def __call__(self, scans: list[Scan], mask: None = None) -> list[Image]: ...
+
+    def __call__(self, scans: Scan | list[Scan], mask: Scan | None = None) -> Image | list[Image]:
+        """Harmonize one scan or several.
+
+        Parameters
+        ----------
+        scans : path, SpatialImage or list of these
+            The scans.
+        mask : path or SpatialImage, optional
+            Brain mask of a single scan, on its grid.
+
+        Returns
+        -------
+        harmonized : SpatialImage or list of SpatialImage
+            float32, the target's intensity units, each on its input's grid.
         """
-        wanted = self.sampling.revise and self.sampling.refine == "local"
-        return wanted and self.config.revises
+        if not isinstance(scans, list):
+            return self.run(scans, mask).image
+        if mask is not None:
+            msg = "a mask goes with one scan. Harmonize scans with masks one at a time."
+            raise InputError(msg, "mask")
+        return [self.run(scan).image for scan in scans]
 
-    def __call__(
-        self,
-        image: nib.spatialimages.SpatialImage,
-        mask: nib.spatialimages.SpatialImage | None = None,
-    ) -> nib.spatialimages.SpatialImage:
-        """The harmonized scan (float32, the target's intensity units) on the input's grid."""
-        return self.run(image, mask).image
-
-    def run(
-        self,
-        image: nib.spatialimages.SpatialImage,
-        mask: nib.spatialimages.SpatialImage | None = None,
-        dtype: DTypeLike = np.float32,
-        progress: Progress | None = None,
-        uncertainty: int = 0,
-    ) -> Result:
+    def run(self, scan: Scan, mask: Scan | None = None, dtype: DTypeLike = np.float32) -> Result:
         """Harmonize one scan and keep the record.
 
         Parameters
         ----------
-        image
-            A 3D scan (or 4D with one volume), any orientation and voxel size up to 2.5 mm.
-        mask
+        scan : path or SpatialImage
+            A 3D scan, or 4D with one volume: any orientation, voxels of at most 2.5 mm.
+        mask : path or SpatialImage, optional
             Brain mask on the scan's grid; found if not given.
-        dtype
+        dtype : dtype
             Voxel type of the result.
-        progress
-            Called with (stage, done, total).
-        uncertainty
-            Runs for the uncertainty map, 2 or more; 0 for none.
-        """
-        if uncertainty == 1 or uncertainty < 0:
-            msg = f"an uncertainty map takes 2 runs or more, not {uncertainty}."
-            raise InputError(msg)
-        scan = as_scan(image)
-        kind = np.dtype(dtype)
-        if np.issubdtype(kind, np.integer) and np.iinfo(kind).max < self.config.target.upper:
-            msg = (
-                f"{kind} cannot hold the target's intensities (up to "
-                f"{self.config.target.upper:.0f}). Write float32."
-            )
-            raise InputError(msg)
-        watch = Stopwatch(progress)
-        with watch.stage("mask"):
-            brain, origin = brain_mask(scan, mask)
-        prepared = prepare(scan, brain, self.preprocess, watch.stage)
-        doubts: list[str] = []
-        output = self.translate(prepared, watch, doubts=doubts)
-        with watch.stage("restore"):
-            values = self.restore(output, prepared, scan, brain)
-        target = self.config.target
-        doubts = [*checks.doubts(prepared, voxel_sizes(scan.affine), target), *doubts]
-        record: dict[str, Any] = {
-            "Model": self.config.name,
-            "ModelSHA256": self.config.sha256,
-            "Sampling": dataclasses.asdict(self.sampling) | {"revise": self.revises},
-            "Preprocessing": dataclasses.asdict(self.preprocess),
-            "Edges": dataclasses.asdict(self.config.edges),
-            "MaskOrigin": origin,
-            "BrainVolumeMl": round(prepared.mask.sum() * self.preprocess.spacing_mm**3 / 1000, 1),
-            "Doubts": doubts,
-            "OutsideMask": self.outside,
-            "SourceLimits": [prepared.lower, prepared.upper],
-            "TargetLimits": [target.lower, target.upper],
-            "WhiteMatterMode": white_matter_modes(output[prepared.mask], target),
-            "Device": str(self.device),
-            "Precision": self.precision,
-            "Runtime": "openvino" if isinstance(self.network, OpenVinoNetwork) else "torch",
-            "Seconds": watch.seconds,
-        }
-        result = Result(
-            like(values, scan, dtype), like(brain, scan, np.uint8), prepared, output, record
-        )
-        if not uncertainty:
-            return result
-        with watch.stage("uncertainty"):
-            deviation = spread_of_runs.uncertainty(self, prepared, uncertainty, progress)
-        unsure = float((deviation[prepared.mask] > self.config.validation_error).mean())
-        record["Uncertainty"] = {"Runs": uncertainty, "UnsureShare": round(unsure, 4)}
-        if unsure > spread_of_runs.UNSURE_SHARE:
-            doubts.append(
-                f"{unsure:.0%} of the brain is less certain than the model's error on held-out "
-                "target scans: see the uncertainty map."
-            )
-        scale = (self.config.target.upper - self.config.target.lower) / 2
-        spread = resample(extend_outside(deviation, prepared.mask), prepared.grid, Grid.of(scan))
-        spread_image = like(np.where(brain, np.clip(scale * spread, 0, None), 0), scan, np.float32)
-        return dataclasses.replace(result, uncertainty=spread_image)
 
-    def translate(
-        self,
-        prepared: Prepared,
-        watch: Stopwatch | None = None,
-        edges: EdgeSettings | None = None,
-        doubts: list[str] | None = None,
-    ) -> np.ndarray:
-        """Source to target domain on the model grid: (I, J, K) float32, model units.
+        Returns
+        -------
+        result : Result
+            Image, mask, intermediate volumes, warnings and record.
+
+        Raises
+        ------
+        InputError
+            If the scan, the mask or the type cannot be used.
+        """
+        if isinstance(scan, (str, Path)):
+            loaded = load(scan)
+            with about(Path(scan)):
+                return self.run(loaded, mask, dtype)
+        self._check_dtype(dtype)
+        with record() as seconds:
+            scan = as_scan(scan)
+            given = load(mask) if isinstance(mask, (str, Path)) else mask
+            with stage("mask"):
+                brain = find_brain(scan, given)
+            source = prepare(scan, brain.mask, self.preprocess)
+            rendering = self.render(source)
+            with stage("restore"):
+                values = self._restore(rendering.output, source, scan, brain.mask)
+        found = [
+            *check_scan(source, Grid.of(scan), self.config.target),
+            *check_refinement(
+                rendering.first, rendering.refined, source, self.config.validation.rmse
+            ),
+        ]
+        return Result(
+            like(values, scan, dtype),
+            like(brain.mask, scan, np.uint8),
+            source,
+            rendering,
+            tuple(found),
+            self._record(source, rendering, brain.origin, seconds),
+        )
+
+    def render(self, source: Prepared, edges: EdgeSettings | None = None) -> Rendering:
+        """Render a prepared source in the target domain.
 
         Parameters
         ----------
-        prepared
-            The source.
-        watch
-            A clock.
-        edges
+        source : Prepared
+            The scan on the model grid, model units.
+        edges : EdgeSettings, optional
             Edge detector, if not the model's.
-        doubts
-            Where to add what is found strange of the source (`checks.strangeness`).
-        """
-        watch = watch or Stopwatch()
-        with watch.stage("edges"):
-            edge_map = canny(prepared.image, prepared.mask, edges or self.config.edges)
-        with watch.stage("network"):
-            output = sample(
-                self.network,
-                edge_map,
-                prepared.mask,
-                self.sampling,
-                self.device,
-                self.preprocess.spacing_mm,
-                self.max_memory_gb,
-                self.precision,
-                progress=watch.progress
-                and (lambda done, total: watch.progress("network", done, total)),
-            )
-        source = (prepared.image, prepared.mask)
-        with watch.stage("refine"):
-            if self.sampling.refine == "paper":
-                output = ascend_correlation(output, *source)
-            elif self.sampling.refine == "local":
-                first, error = output, self.config.validation_error
-                output, variance = follow_source(first, *source, self.config.known_errors)
-                if doubts is not None:
-                    doubts += checks.strangeness(first, output, prepared, error)
-        if self.revises:
-            with watch.stage("revise"):
-                output = sample(
-                    self.network,
-                    edge_map,
-                    prepared.mask,
-                    SamplingSettings(),
-                    self.device,
-                    self.preprocess.spacing_mm,
-                    self.max_memory_gb,
-                    self.precision,
-                    draft=output,
-                )
-            with watch.stage("refine"):
-                output = keep_structure(output, *source, error, variance)
-        return output
 
-    def restore(
-        self,
-        output: np.ndarray,
-        prepared: Prepared,
-        scan: nib.spatialimages.SpatialImage,
-        brain: np.ndarray,
+        Returns
+        -------
+        rendering : Rendering
+            Every stage, model units.
+        """
+        sampling, mask = self.sampling, source.mask
+        with stage("edges"):
+            edge_map = detect_edges(source, edges or self.config.edges)
+        with stage("network"):
+            first = self.sampler.sample(
+                edge_map, mask, sampling.steps, sampling.solver, sampling.seed
+            )
+        with stage("refine"):
+            refined = REFINEMENTS[sampling.refine](first, source, self.config)
+        if refined.variance is None or not self.revises:
+            return Rendering(edge_map, first, refined.image, refined.image)
+        with stage("revise"):
+            second = self.sampler.revise(edge_map, mask, refined.image)
+        with stage("refine"):
+            error = self.config.validation.rmse
+            output = keep_structure(second, source.image, mask, error, refined.variance)
+        return Rendering(edge_map, first, refined.image, output)
+
+    @property
+    def revises(self) -> bool:
+        """Whether there is a second pass: wanted, after the local refinement, by a model for it."""
+        wanted = self.sampling.revise and self.sampling.refine == "local"
+        return wanted and self.config.capabilities.second_pass
+
+    def to_scan_grid(self, volume: np.ndarray, source: Prepared, grid: Grid) -> np.ndarray:
+        """Resample a volume from the model grid to a scan's own.
+
+        Parameters
+        ----------
+        volume : (I, J, K) ndarray
+            On the model grid; in-mask values are extended outwards before they are interpolated.
+        source : Prepared
+            The scan on the model grid.
+        grid : Grid
+            The scan's own.
+
+        Returns
+        -------
+        resampled : (I', J', K') ndarray of float32
+        """
+        return resample(extend_outside(volume, source.mask), source.grid, grid)
+
+    def _restore(
+        self, output: np.ndarray, source: Prepared, scan: Image, brain: np.ndarray
     ) -> np.ndarray:
-        """Model grid and units to the scan's grid and the target's intensity units."""
         target = self.config.target
         values = from_model_units(np.clip(output, -1.0, 1.1), target.lower, target.upper)
-        values = resample(extend_outside(values, prepared.mask), prepared.grid, Grid.of(scan))
+        values = self.to_scan_grid(values, source, Grid.of(scan))
         elsewhere = np.asarray(scan.dataobj, np.float32) if self.outside == "source" else 0
         return np.where(brain, values, elsewhere)
 
+    def _check_dtype(self, dtype: DTypeLike) -> None:
+        kind, upper = np.dtype(dtype), self.config.target.upper
+        if np.issubdtype(kind, np.integer) and np.iinfo(kind).max < upper:
+            msg = f"{kind} cannot hold the target's intensities (up to {upper:.0f}). Write float32."
+            raise InputError(msg, "dtype")
+
+    def _record(
+        self, source: Prepared, rendering: Rendering, mask_origin: str, seconds: dict[str, float]
+    ) -> Record:
+        config, target = self.config, self.config.target
+        openvino = isinstance(self.sampler.network, OpenVinoNetwork)
+        return Record(
+            model=config.name,
+            model_sha256=config.sha256,
+            sampling=dataclasses.replace(self.sampling, revise=self.revises),
+            preprocess=self.preprocess,
+            edges=config.edges,
+            mask_origin=mask_origin,
+            brain_ml=round(float(source.mask.sum() * source.grid.voxel_ml), 1),
+            outside=self.outside,
+            source_limits=(source.lower, source.upper),
+            target_limits=(target.lower, target.upper),
+            white_matter_mode=white_matter_modes(rendering.output[source.mask], target),
+            device=self.compute.device,
+            precision=self.compute.precision,
+            runtime="openvino" if openvino else "torch",
+            seconds=seconds,
+        )
+
 
 def white_matter_modes(values: np.ndarray, target: TargetDomain) -> dict[str, float]:
-    """Of an output's in-mask values, and of the target domain if it is known: model units in,
-    target's units out.
+    """Return the white-matter modes of output and target.
+
+    Parameters
+    ----------
+    values : (V,) ndarray of float
+        In-mask values of the output, model units.
+    target : TargetDomain
+        With its quantiles, if known.
+
+    Returns
+    -------
+    modes : dict of str to float
+        "Output" and, if the target's quantiles are known, "Target": target intensities.
     """
     shown = {"Output": values}
     if target.quantiles:

@@ -19,8 +19,8 @@ from isochroma.files import write_atomically
 from isochroma.images.io import load
 from isochroma.method.flow import EVALUATIONS
 from isochroma.method.network import IN_CHANNELS, PAPER, VelocityNetwork
-from isochroma.method.sampling import PAPER_SAMPLING
-from isochroma.pipeline import Harmonizer
+from isochroma.pipeline import PAPER_SAMPLING, Harmonizer
+from isochroma.stages import Event, listening
 
 PAPER_TILE = 64  # voxels
 
@@ -80,23 +80,24 @@ def measure(scan: Path, harmonizer: Harmonizer, out: Path) -> tuple[list[Cost], 
 
     with PeakMemory() as memory:
 
-        def begin(stage: str, done: int = 0, total: int = 1) -> None:
+        def begin(event: Event) -> None:
             nonlocal running
             peaks[running] = max(peaks.get(running, 0.0), memory.lap())
-            running = stage
+            running = event.stage
 
         start = time.perf_counter()
         image = load(scan)
         loaded = time.perf_counter() - start
-        result = harmonizer.run(image, progress=begin)
-        begin("save")
+        with listening(begin):
+            result = harmonizer.run(image)
+        begin(Event("save"))
         start = time.perf_counter()
         write_atomically(out, lambda to: nib.save(result.image, to))
         saved = time.perf_counter() - start
-        begin("end")
-    seconds = {"load": loaded, **result.record["Seconds"], "save": saved}
+        begin(Event("end"))
+    seconds = {"load": loaded, **result.record.seconds, "save": saved}
     costs = [Cost(stage, each, peaks[stage]) for stage, each in seconds.items()]
-    return costs, result.prepared.mask.size
+    return costs, result.source.mask.size
 
 
 def paper_network(voxels: int, device: torch.device) -> Cost:

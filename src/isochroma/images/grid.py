@@ -1,8 +1,8 @@
-"""Volumes and grids: load a scan, resample it between grids, save it whole or not at all.
+"""Sampling grids, and resampling from one to another.
 
-A *grid* is a shape and an affine. Work happens on the *model grid*: closest canonical
-orientation (RAS+), isotropic voxels, the scan's own field of view. No template is involved, so
-anatomy is never warped, and going back is one more resampling onto the scan's own grid.
+A grid is a shape and an affine. The method works on the *model grid*: closest canonical
+orientation (RAS+) and isotropic voxels over the scan's own field of view. No template is involved,
+so anatomy is never warped, and the way back is one more resampling onto the scan's own grid.
 """
 
 from __future__ import annotations
@@ -18,18 +18,36 @@ from isochroma.errors import InputError
 
 
 class Grid(NamedTuple):
-    """A sampling grid: `shape` (I, J, K) and the 4 x 4 voxel-to-world `affine` in mm."""
+    """Describe where voxels lie.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (I, J, K) voxels.
+    affine : (4, 4) ndarray of float
+        Voxel indices to world coordinates, mm.
+    """
 
     shape: tuple[int, ...]
     affine: np.ndarray
 
     @classmethod
     def of(cls, image: nib.spatialimages.SpatialImage) -> Grid:
-        """Grid of a 3D image."""
+        """Take the grid of a 3D image."""
         return cls(tuple(image.shape[:3]), np.asarray(image.affine, dtype=float))
 
+    @property
+    def voxel_mm(self) -> np.ndarray:
+        """Edge lengths (3,) of a voxel, mm."""
+        return voxel_sizes(self.affine)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel, ml."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000)
+
     def same_as(self, other: Grid, tolerance_mm: float = 1e-2) -> bool:
-        """Whether both grids have one shape and their corners agree within `tolerance_mm`."""
+        """Tell whether both grids have one shape and corners within `tolerance_mm`."""
         if self.shape != other.shape:
             return False
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1)
@@ -37,14 +55,27 @@ class Grid(NamedTuple):
         return bool(np.abs(distance).max() <= tolerance_mm)
 
     def crop(self, box: tuple[slice, ...]) -> Grid:
-        """Grid of the sub-volume `box`, whose slices have a start and a stop."""
+        """Take the grid of a sub-volume, whose slices have a start and a stop."""
         affine = self.affine.copy()
         affine[:3, 3] = self.affine[:3, :3] @ [s.start for s in box] + self.affine[:3, 3]
         return Grid(tuple(s.stop - s.start for s in box), affine)
 
 
 def model_grid(image: nib.spatialimages.SpatialImage, spacing_mm: float = 1.0) -> Grid:
-    """Closest-canonical grid of isotropic `spacing_mm` voxels over the image's field of view."""
+    """Lay isotropic voxels over an image's field of view, in closest canonical orientation.
+
+    Parameters
+    ----------
+    image : SpatialImage
+        A 3D image.
+    spacing_mm : float
+        Edge of the voxels, mm.
+
+    Returns
+    -------
+    grid : Grid
+        The model grid.
+    """
     canonical = nib.as_closest_canonical(image)
     extent = np.array(canonical.shape) * voxel_sizes(canonical.affine)
     shape = tuple(int(n) for n in np.ceil(extent / spacing_mm - 1e-3))
@@ -53,21 +84,22 @@ def model_grid(image: nib.spatialimages.SpatialImage, spacing_mm: float = 1.0) -
 
 
 def resample(data: np.ndarray, source: Grid, target: Grid, order: int = 3) -> np.ndarray:
-    """Sample `data`, given on `source`, at the voxel centres of `target` by B-splines.
+    """Sample a volume at the voxel centres of another grid by B-splines.
 
     Parameters
     ----------
-    data
-        (I, J, K) array on `source`.
-    source, target
-        The two grids, in one world space.
-    order
-        Spline order: 3 for intensities, 0 for masks.
+    data : (I, J, K) ndarray
+        Values on `source`.
+    source, target : Grid
+        Two grids in one world space.
+    order : int
+        Spline order: 3 for intensities, 1 for linear weights, 0 for labels.
 
     Returns
     -------
-    (I', J', K') array on `target`: float32, or the dtype of `data` for order 0. Positions
-    outside the field of view take the nearest voxel's value.
+    resampled : (I', J', K') ndarray
+        Values on `target`: float32, or the dtype of `data` for order 0. Positions outside the
+        field of view take the nearest voxel's value.
     """
     matrix = np.linalg.inv(source.affine) @ target.affine
     linear, offset = matrix[:3, :3], matrix[:3, 3]
@@ -81,17 +113,64 @@ def resample(data: np.ndarray, source: Grid, target: Grid, order: int = 3) -> np
 
 
 def resample_mask(mask: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
-    """A mask (I, J, K) bool on another grid: where it covers more than half, by linear weights."""
+    """Resample a mask: voxels of which it covers more than half, by linear weights.
+
+    Parameters
+    ----------
+    mask : (I, J, K) ndarray of bool
+        On `source`.
+    source, target : Grid
+        Two grids in one world space.
+
+    Returns
+    -------
+    resampled : (I', J', K') ndarray of bool
+        On `target`.
+    """
     return resample(mask.astype(np.float32), source, target, order=1) > 0.5
 
 
 def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
-    """Smallest box of slices around the True voxels of `mask`, widened by `margin` voxels."""
-    box = ndimage.find_objects(mask.astype(np.uint8), max_label=1)[0]
-    if box is None:
-        msg = "the brain mask is empty. Give another one with --mask."
-        raise InputError(msg)
+    """Find the smallest box around a mask.
+
+    Parameters
+    ----------
+    mask : (I, J, K) ndarray of bool
+        A mask that is not empty.
+    margin : int
+        Voxels to widen the box by, within the volume.
+
+    Returns
+    -------
+    box : tuple of 3 slices
+
+    Raises
+    ------
+    InputError
+        If the mask is empty.
+    """
+    box = ndimage.find_objects(mask.astype(np.uint8), max_label=1)
+    if not box or box[0] is None:
+        msg = "the brain mask is empty. Give one that covers the brain."
+        raise InputError(msg, "mask")
     return tuple(
         slice(max(0, s.start - margin), min(n, s.stop + margin))
-        for s, n in zip(box, mask.shape, strict=True)
+        for s, n in zip(box[0], mask.shape, strict=True)
     )
+
+
+def pad_to_multiple(volume: np.ndarray, multiple: int) -> np.ndarray:
+    """Pad a volume with zeros at the ends of its axes.
+
+    Parameters
+    ----------
+    volume : (I, J, K) ndarray
+        Any dtype.
+    multiple : int
+        What the edges of the result are multiples of.
+
+    Returns
+    -------
+    padded : ndarray
+    """
+    return np.pad(volume, [(0, -n % multiple) for n in volume.shape])

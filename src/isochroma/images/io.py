@@ -1,9 +1,4 @@
-"""Volumes and grids: load a scan, resample it between grids, save it whole or not at all.
-
-A *grid* is a shape and an affine. Work happens on the *model grid*: closest canonical
-orientation (RAS+), isotropic voxels, the scan's own field of view. No template is involved, so
-anatomy is never warped, and going back is one more resampling onto the scan's own grid.
-"""
+"""Load scans, check them, and save volumes whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,32 +18,65 @@ MAX_VOXEL_MM = 2.5
 
 
 def has_volume_suffix(path: Path | str) -> bool:
-    """Whether the file name ends as a volume that can be read and written."""
+    """Tell whether a file name ends as a volume that can be read and written."""
     return str(path).lower().endswith(SUFFIXES)
 
 
-def stem(path: Path | str) -> str:
-    """File name without its volume suffix.
+def split_suffix(path: Path | str) -> tuple[str, str]:
+    """Split a file name into its stem and its volume suffix.
 
-    >>> stem("a/sub-01_T1w.nii.gz")
-    'sub-01_T1w'
+    Parameters
+    ----------
+    path : Path or str
+        A file; its folder is ignored.
+
+    Returns
+    -------
+    stem, suffix : str
+        The suffix is empty if the name ends in none of `SUFFIXES`.
+
+    Examples
+    --------
+    >>> split_suffix("a/sub-01_T1w.nii.gz")
+    ('sub-01_T1w', '.nii.gz')
     """
     name = Path(path).name
     for suffix in sorted(SUFFIXES, key=len, reverse=True):
         if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
+            return name[: -len(suffix)], name[-len(suffix) :]
+    return name, ""
+
+
+def stem(path: Path | str) -> str:
+    """Return a file's name without its volume suffix.
+
+    Examples
+    --------
+    >>> stem("a/sub-01_T1w.nii.gz")
+    'sub-01_T1w'
+    """
+    return split_suffix(path)[0]
 
 
 def load(path: Path | str, constant: bool = False) -> nib.spatialimages.SpatialImage:
-    """Load one 3D scan (or a 4D file with one volume) and check that it can be harmonized; labels,
-    for which `constant` allows one value everywhere, likewise.
+    """Load one 3D scan, or a 4D file with one volume, and check that it can be used.
+
+    Parameters
+    ----------
+    path : Path or str
+        A NIfTI or MGH file.
+    constant : bool
+        Accept one value everywhere, as an empty label map has.
+
+    Returns
+    -------
+    scan : SpatialImage
+        3D.
 
     Raises
     ------
     InputError
-        If the file is missing, is no volume, holds several volumes, or is unusable (see
-        `as_scan`).
+        If the file is missing, is no volume, holds several volumes, or fails `as_scan`.
     """
     path = Path(path)
     if not path.is_file():
@@ -70,7 +98,27 @@ def load(path: Path | str, constant: bool = False) -> nib.spatialimages.SpatialI
 def as_scan(
     image: nib.spatialimages.SpatialImage, name: str = "image", constant: bool = False
 ) -> nib.spatialimages.SpatialImage:
-    """The image as one 3D volume, checked: finite, not empty, not constant, not a thick stack."""
+    """Check that an image is one 3D scan that can be harmonized.
+
+    Parameters
+    ----------
+    image : SpatialImage
+        3D, or 4D with one volume.
+    name : str
+        How messages call it.
+    constant : bool
+        Accept one value everywhere.
+
+    Returns
+    -------
+    scan : SpatialImage
+        3D: finite numbers, not constant, voxels of at most 2.5 mm, a valid affine.
+
+    Raises
+    ------
+    InputError
+        If any of this does not hold.
+    """
     if image.ndim == 4 and image.shape[3] == 1:
         image = nib.funcs.four_to_three(image)[0]
     if image.ndim != 3:
@@ -108,10 +156,20 @@ def as_scan(
 def like(
     data: np.ndarray, image: nib.spatialimages.SpatialImage, dtype: DTypeLike = np.float32
 ) -> nib.spatialimages.SpatialImage:
-    """`data` as an image of the same class, affine, header and units as `image`.
+    """Make an image with the class, affine, header and units of another.
 
-    Integer types are rounded and clipped to their range; intensity scale factors are reset, so
-    stored values are the values.
+    Parameters
+    ----------
+    data : (I, J, K) ndarray
+        Values of the new image; rounded and clipped for integer types.
+    image : SpatialImage
+        The image to imitate; it stays as it is.
+    dtype : dtype
+        Type of the stored voxels. Scale factors are reset: stored values are the values.
+
+    Returns
+    -------
+    made : SpatialImage
     """
     dtype = np.dtype(dtype)
     if np.issubdtype(dtype, np.integer):
@@ -126,5 +184,18 @@ def like(
 
 
 def save(image: nib.spatialimages.SpatialImage, path: Path | str) -> Path:
-    """Write `image` to `path` atomically."""
+    """Write an image whole or not at all.
+
+    Parameters
+    ----------
+    image : SpatialImage
+        What to write.
+    path : Path or str
+        Where; the suffix chooses the format.
+
+    Returns
+    -------
+    path : Path
+        The written file.
+    """
     return write_atomically(path, lambda temporary: nib.save(image, temporary))

@@ -7,34 +7,72 @@ from scipy import ndimage
 
 
 def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray, data_range: float) -> float:
-    """Peak signal-to-noise ratio over the mask, 10 log10(range^2 / MSE), dB. Higher is better."""
+    """Compute the peak signal-to-noise ratio, 10 log10(range^2 / MSE). Higher is better.
+
+    Parameters
+    ----------
+    a, b : (I, J, K) ndarray
+        Two volumes in one unit.
+    mask : (I, J, K) ndarray of bool
+        Voxels that count.
+    data_range : float
+        Width of the unit's range.
+
+    Returns
+    -------
+    psnr : float
+        dB; infinite for equal volumes.
+    """
     error = np.mean(np.square(a[mask].astype(np.float64) - b[mask]))
     return float(10 * np.log10(data_range**2 / error)) if error > 0 else float("inf")
 
 
 def ncc(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
-    """Pearson correlation of the voxels in the mask, in [-1, 1]. Higher is better."""
+    """Compute the Pearson correlation of in-mask voxels. Higher is better.
+
+    Parameters
+    ----------
+    a, b : (I, J, K) ndarray
+        Two volumes, each in any unit.
+    mask : (I, J, K) ndarray of bool
+        Voxels that count.
+
+    Returns
+    -------
+    ncc : float
+        In [-1, 1].
+    """
     return float(np.corrcoef(a[mask].astype(np.float64), b[mask])[0, 1])
 
 
 def ssim(
     a: np.ndarray, b: np.ndarray, mask: np.ndarray, data_range: float, sigma: float = 1.5
 ) -> float:
-    """Mean structural similarity over the mask, in [-1, 1]. Higher is better.
+    """Compute the mean structural similarity over a mask. Higher is better.
 
-    Wang et al. 2004 (doi:10.1109/TIP.2003.819861): 3D Gaussian window of `sigma` voxels,
-    K1 = 0.01, K2 = 0.03. The local moments are taken over the voxels inside the mask alone
-    (normalised convolution), so that a shared empty background cannot raise the score.
+    The local moments are taken over in-mask voxels alone (normalised convolution), so that a shared
+    empty background cannot raise the score.
 
     Parameters
     ----------
-    a, b
-        (I, J, K) volumes in one unit whose zero is black. Signed units such as model units must be
-        shifted first: with negative means, an inverted image would score as a likeness.
-    mask
-        (I, J, K) bool.
-    data_range
+    a, b : (I, J, K) ndarray
+        Volumes in one unit whose zero is black. Signed units such as model units must be shifted
+        first: with negative means, an inverted image would score as a likeness.
+    mask : (I, J, K) ndarray of bool
+        Voxels that count.
+    data_range : float
         Width of the unit's range.
+    sigma : float
+        Standard deviation of the Gaussian window, voxels.
+
+    Returns
+    -------
+    ssim : float
+        In [-1, 1].
+
+    References
+    ----------
+    Wang et al. 2004, doi:10.1109/TIP.2003.819861, with K1 = 0.01, K2 = 0.03, in 3D.
     """
     mask = np.asarray(mask, dtype=bool)
     weight = np.maximum(ndimage.gaussian_filter(mask.astype(np.float32), sigma), 1e-6)

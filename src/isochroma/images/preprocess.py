@@ -1,63 +1,81 @@
-"""From a scan to the image that the model sees: brain mask, bias field, intensity scale.
+"""From a scan to the image that the model sees: model grid, bias field, intensity scale.
 
-Every parameter is in `PreprocessSettings`, which is stored in the model's config and nowhere
-else: training and use cannot differ.
+All parameters are in `PreprocessSettings`, which only the model's config holds, so that training
+and use cannot differ.
+
+*Model units*: in-mask intensities from -1 to 1 between two percentiles of the scan, 0 outside the
+mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Annotated
 
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from pydantic import Field, model_validator
 from scipy import ndimage
 
 from isochroma.errors import InputError
 from isochroma.images.grid import Grid, bounding_box, model_grid, resample, resample_mask
 from isochroma.images.masked import extend_outside
+from isochroma.settings import settings
+from isochroma.stages import stage
 
-MARGIN_VOXELS = 4
+MARGIN_VOXELS = 4  # around the brain, so that cubic splines see no border
 
 
-@dataclass(frozen=True)
+@settings
 class PreprocessSettings:
-    """How a scan becomes a model image.
+    """Parameters of the preprocessing.
 
-    spacing_mm
-        Edge of the model grid's isotropic voxels.
-    n4
-        Correct the bias field (N4, Tustison et al. 2010, doi:10.1109/TMI.2010.2046908).
-    n4_shrink
+    Attributes
+    ----------
+    spacing_mm : float
+        Edge of the model grid's isotropic voxels, 0.5 to 4 mm.
+    n4 : bool
+        Correct the bias field.
+    n4_shrink : int
         N4 fits its field on every n-th voxel.
-    n4_iterations
+    n4_iterations : tuple of int
         Iterations of each of N4's resolution levels.
-    lower_percentile, upper_percentile
-        In-mask percentiles that become -1 and +1; values beyond them are clipped (winsorised).
+    lower_percentile, upper_percentile : float
+        In-mask percentiles that become -1 and 1; values beyond them are clipped (winsorised).
     """
 
-    spacing_mm: float = 1.0
+    spacing_mm: Annotated[float, Field(ge=0.5, le=4)] = 1.0
     n4: bool = True
-    n4_shrink: int = 4
-    n4_iterations: tuple[int, ...] = (50, 50, 50, 50)
-    lower_percentile: float = 0.5
-    upper_percentile: float = 99.5
+    n4_shrink: Annotated[int, Field(ge=1, le=16)] = 4
+    n4_iterations: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=1000)], ...], Field(min_length=1, max_length=8)
+    ] = (50, 50, 50, 50)
+    lower_percentile: Annotated[float, Field(ge=0, le=100)] = 0.5
+    upper_percentile: Annotated[float, Field(ge=0, le=100)] = 99.5
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PreprocessSettings:
+        if not self.lower_percentile < self.upper_percentile:
+            msg = "upper_percentile must be above lower_percentile"
+            raise ValueError(msg)
+        return self
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A scan on the model grid, cropped to the brain.
 
-    image
-        (I, J, K) float32, model units: [-1, 1] inside the mask, 0 outside.
-    mask
-        (I, J, K) bool, the brain.
-    grid
-        Where these voxels lie.
-    lower, upper
-        Intensities (after bias correction) that became -1 and +1.
+    Attributes
+    ----------
+    image : (I, J, K) ndarray of float32
+        Model units.
+    mask : (I, J, K) ndarray of bool
+        The brain.
+    grid : Grid
+        Where the voxels lie.
+    lower, upper : float
+        Intensities, after bias correction, that became -1 and 1.
     """
 
     image: np.ndarray
@@ -68,37 +86,38 @@ class Prepared:
 
 
 def prepare(
-    image: nib.spatialimages.SpatialImage,
-    mask: np.ndarray,
-    settings: PreprocessSettings,
-    stage: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+    scan: nib.spatialimages.SpatialImage, mask: np.ndarray, settings: PreprocessSettings
 ) -> Prepared:
     """Resample to the model grid, correct the bias field and scale the intensities.
 
+    Nothing outside the mask influences the inside: it is replaced by the nearest brain voxel before
+    any interpolation.
+
     Parameters
     ----------
-    image
+    scan : SpatialImage
         One 3D scan.
-    mask
-        (I, J, K) bool brain mask on the scan's own grid.
-    settings
+    mask : (I, J, K) ndarray of bool
+        Brain mask on the scan's own grid.
+    settings : PreprocessSettings
         The model's preprocessing.
-    stage
-        Entered as stage("resample"), stage("n4") and stage("scale") around these parts, for a
-        clock.
 
-    Notes
-    -----
-    Nothing outside the mask influences the inside: it is replaced by the nearest brain voxel
-    before any interpolation.
+    Returns
+    -------
+    prepared : Prepared
+        The scan as the model sees it.
+
+    Raises
+    ------
+    InputError
+        If the mask is empty, or the scan constant inside it.
     """
     with stage("resample"):
         box = bounding_box(mask, MARGIN_VOXELS)
-        source = Grid.of(image).crop(box)
+        source = Grid.of(scan).crop(box)
         inside = mask[box]
-        data = extend_outside(np.asarray(image.dataobj[box], dtype=np.float32), inside)
-        cropped = nib.Nifti1Image(data, source.affine)
-        target = model_grid(cropped, settings.spacing_mm)
+        data = extend_outside(np.asarray(scan.dataobj[box], dtype=np.float32), inside)
+        target = model_grid(nib.Nifti1Image(data, source.affine), settings.spacing_mm)
         brain = resample_mask(inside, source, target)
         values = resample(data, source, target)
     if settings.n4:
@@ -106,12 +125,30 @@ def prepare(
             values = correct_bias(values, brain, settings)
     with stage("scale"):
         lower, upper = intensity_limits(values[brain], settings)
-        scaled = to_model_units(values, brain, lower, upper)
-    return Prepared(scaled, brain, target, lower, upper)
+        image = to_model_units(values, brain, lower, upper)
+    return Prepared(image, brain, target, lower, upper)
 
 
 def intensity_limits(values: np.ndarray, settings: PreprocessSettings) -> tuple[float, float]:
-    """The in-mask intensities that become -1 and +1."""
+    """Find the in-mask intensities that become -1 and 1.
+
+    Parameters
+    ----------
+    values : (V,) ndarray
+        In-mask intensities.
+    settings : PreprocessSettings
+        With the two percentiles.
+
+    Returns
+    -------
+    lower, upper : float
+        In the unit of `values`.
+
+    Raises
+    ------
+    InputError
+        If both are equal.
+    """
     lower, upper = np.percentile(values, [settings.lower_percentile, settings.upper_percentile])
     if not upper > lower:
         msg = "the scan is constant inside the brain mask. Check the mask and the scan."
@@ -120,19 +157,64 @@ def intensity_limits(values: np.ndarray, settings: PreprocessSettings) -> tuple[
 
 
 def to_model_units(values: np.ndarray, mask: np.ndarray, lower: float, upper: float) -> np.ndarray:
-    """Winsorise to [lower, upper], map to [-1, 1], set 0 outside the mask. float32."""
+    """Map intensities to model units.
+
+    Parameters
+    ----------
+    values : (I, J, K) ndarray
+        Intensities.
+    mask : (I, J, K) ndarray of bool
+        The brain.
+    lower, upper : float
+        Intensities that become -1 and 1; values beyond them are clipped.
+
+    Returns
+    -------
+    image : (I, J, K) ndarray of float32
+        0 outside the mask.
+    """
     scaled = np.clip(2 * (values - lower) / (upper - lower) - 1, -1, 1)
     return np.where(mask, scaled, 0).astype(np.float32)
 
 
 def from_model_units(values: np.ndarray, lower: float, upper: float) -> np.ndarray:
-    """Intensities for model units in [-1, 1]: the inverse of `to_model_units` in the mask."""
+    """Map model units to intensities: the inverse of `to_model_units` inside the mask.
+
+    Parameters
+    ----------
+    values : ndarray
+        Model units.
+    lower, upper : float
+        Intensities for -1 and 1; 0 and 1 give the unit scale that metrics use.
+
+    Returns
+    -------
+    intensities : ndarray
+
+    Examples
+    --------
+    >>> from_model_units(np.array([-1.0, 0.0, 1.0]), 100, 500)
+    array([100., 300., 500.])
+    """
     return (values + 1) / 2 * (upper - lower) + lower
 
 
 def white_matter_mode(values: np.ndarray) -> float:
-    """Most frequent of the brighter half of in-mask intensities, model units: white matter's in a
-    T1w brain (after Shinohara et al. 2014, doi:10.1016/j.nicl.2014.08.008).
+    """Find the most frequent intensity in the brighter half: white matter's in a T1w brain.
+
+    Parameters
+    ----------
+    values : (V,) ndarray
+        In-mask intensities, model units.
+
+    Returns
+    -------
+    mode : float
+        Model units.
+
+    References
+    ----------
+    After Shinohara et al. 2014, doi:10.1016/j.nicl.2014.08.008.
     """
     count, limits = np.histogram(values, bins=400, range=(-1, 1))
     density = ndimage.gaussian_filter1d(count.astype(float), 6)
@@ -142,7 +224,26 @@ def white_matter_mode(values: np.ndarray) -> float:
 
 
 def correct_bias(values: np.ndarray, mask: np.ndarray, settings: PreprocessSettings) -> np.ndarray:
-    """Divide by the multiplicative field that N4 finds inside `mask` (mean of the field: 1)."""
+    """Divide by the smooth multiplicative field that N4 finds inside a mask.
+
+    Parameters
+    ----------
+    values : (I, J, K) ndarray of float32
+        Intensities.
+    mask : (I, J, K) ndarray of bool
+        The brain; the field's mean logarithm in it is 0.
+    settings : PreprocessSettings
+        With N4's parameters.
+
+    Returns
+    -------
+    corrected : (I, J, K) ndarray of float32
+        In the unit of `values`.
+
+    References
+    ----------
+    Tustison et al. 2010, doi:10.1109/TMI.2010.2046908; by SimpleITK.
+    """
     low, high = np.percentile(values[mask], [0.5, 99.5])
     shift = min(0.0, float(low))  # magnitudes are not negative; scans in other units may be
     positive = np.clip(values - shift, 1e-3 * (high - low), None)

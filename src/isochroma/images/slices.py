@@ -1,7 +1,8 @@
-"""Pictures for people: axial, coronal and sagittal slices of volumes side by side."""
+"""Pictures of volumes: axial, coronal and sagittal slices side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +11,24 @@ from PIL import Image, ImageDraw
 from isochroma.files import write_atomically
 
 
-def save_preview(
-    path: Path, volumes: dict[str, np.ndarray], limits: tuple[float, float] = (-1, 1)
+def save_slices(
+    path: Path, volumes: Mapping[str, np.ndarray], limits: tuple[float, float] = (-1, 1)
 ) -> Path:
-    """Write a PNG with a row a volume: its middle axial, coronal and sagittal slices.
+    """Write a PNG with one row a volume: middle axial, coronal and near-middle sagittal slices.
 
     Parameters
     ----------
-    path
+    path : Path
         The PNG.
-    volumes
-        Title to (I, J, K) volume, all of one shape, canonical (RAS+) orientation.
-    limits
+    volumes : mapping of str to (I, J, K) ndarray
+        Title to volume; all of one shape, in canonical (RAS+) orientation.
+    limits : tuple of float
         Values shown black and white.
+
+    Returns
+    -------
+    path : Path
+        The written file.
     """
     low, high = limits
     rows = []

@@ -1,24 +1,18 @@
-"""Refinement: bring the output nearer to the source, without invented structure.
+"""The paper's refinement: ascend the correlation with the source, against hallucinated structure.
 
-The paper ascends the Pearson correlation between the harmonized image y and the source s
+With y the harmonized image and s the source, both without their means,
 
-    r(y, s) = <y - mean y, s - mean s> / (||y - mean y|| ||s - mean s||)
+    r(y, s) = <y, s> / (||y|| ||s||)
 
-by 6 gradient steps of 0.005, mean kept, against hallucinated structure. The scale of its gradient
-is not published; ours is normalised to a root mean square of 1 over the mask, so a step moves the
-voxels by 0.005 model units on average. The correlation is global: where the source's contrast is
-inverted (T2w), ascending it pulls the output the wrong way.
-
-"local" asks instead which intensity the source gives to each intensity of the output, nearby, and
-moves the output to where the source says. Every structure of the source then shows, lesions too,
-and no structure that it lacks, whatever the sign of its contrast; see `follow_source`.
+is ascended by 6 gradient steps of 0.005, the mean of y kept. The paper does not publish the scale
+of its gradient; here it is normalised to a root mean square of 1 over the mask, so that a step
+moves the voxels by 0.005 model units on average. The correlation is global: where the source's
+contrast is inverted (T2w), ascending it pulls the output the wrong way.
 """
 
 from __future__ import annotations
 
 import numpy as np
-
-from isochroma.method.refinement import placed
 
 
 def ascend_correlation(
@@ -28,28 +22,34 @@ def ascend_correlation(
     step: float = 0.005,
     iterations: int = 6,
 ) -> np.ndarray:
-    """Gradient ascent on the in-mask Pearson correlation with the source (Jeong et al. 2025).
+    """Move the output up the gradient of its Pearson correlation with the source.
 
     Parameters
     ----------
-    output, source
-        (I, J, K) volumes in model units.
-    mask
-        (I, J, K) bool.
-    step
-        Root-mean-square change of the voxels in one iteration, model units.
-    iterations
+    output, source : (I, J, K) ndarray of float
+        Model units.
+    mask : (I, J, K) ndarray of bool
+        The brain.
+    step : float
+        Root mean square change of the voxels in one iteration, model units.
+    iterations : int
         Number of steps.
 
     Returns
     -------
-    (I, J, K) float32 with the mean of `output`; unchanged outside the mask.
+    refined : (I, J, K) ndarray of float32
+        With the in-mask mean of `output`; unchanged outside the mask.
+
+    References
+    ----------
+    Jeong et al. 2025, arXiv:2505.00133.
     """
+    refined = output.astype(np.float32, copy=True)
     y = output[mask].astype(np.float64)
     mean = y.mean()
     y -= mean
     if np.ptp(y) == 0:  # a constant correlates with nothing
-        return output.astype(np.float32, copy=True)
+        return refined
     s = source[mask].astype(np.float64)
     s -= s.mean()
     s /= np.linalg.norm(s)
@@ -60,4 +60,5 @@ def ascend_correlation(
         if size < 1e-12:  # perfectly correlated already
             break
         y += step * gradient / size
-    return placed(y + mean, output, mask)
+    refined[mask] = y + mean
+    return refined

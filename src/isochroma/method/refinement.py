@@ -1,17 +1,14 @@
-"""Refinement: bring the output nearer to the source, without invented structure.
+"""Our refinement: the output is the prior, the source the measurement.
 
-The paper ascends the Pearson correlation between the harmonized image y and the source s
+Let x be the truth, y the first pass with x ~ N(y, P), and s the source,
 
-    r(y, s) = <y - mean y, s - mean s> / (||y - mean y|| ||s - mean s||)
+    s = q(x) + n,   n ~ N(0, R),
 
-by 6 gradient steps of 0.005, mean kept, against hallucinated structure. The scale of its gradient
-is not published; ours is normalised to a root mean square of 1 over the mask, so a step moves the
-voxels by 0.005 model units on average. The correlation is global: where the source's contrast is
-inverted (T2w), ascending it pulls the output the wrong way.
-
-"local" asks instead which intensity the source gives to each intensity of the output, nearby, and
-moves the output to where the source says. Every structure of the source then shows, lesions too,
-and no structure that it lacks, whatever the sign of its contrast; see `follow_source`.
+where the curve q gives the source's intensity for each target intensity, nearby; it may rise, fall
+or turn. R is the source's noise and whatever it shows that is no function of x. The maximum a
+posteriori image then shows every structure of the source, lesions included, whatever the sign of
+the source's contrast, and none that the source lacks (`follow_source`). After a second pass of the
+network, `keep_structure` restores by the same rule what that pass took away beside noise.
 """
 
 from __future__ import annotations
@@ -22,17 +19,31 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-REFINEMENTS = ("paper", "local", "none")
-LEVELS = 12  # of the output, at which the source's curve is known; linear between them
-FINE = 45  # intensities among which one is sought for voxels far from the curve
-SIGMA = 12.0  # voxels; width of the Gaussian neighbourhood that a curve is made from
-CELL = 4  # voxels; the source's curve is averaged over cells of this edge
-PRIOR_VOXELS = 0.1  # a cell's weight of the whole brain's curve
-SURPRISE = 2.0  # at most so many times the mean error variance where the source contradicts
-STRUCTURE = 0.8  # voxels; what source and second pass disagree on within this width is no noise
-MISMATCH = 0.005  # variance of what a source shows beside any function of the target's intensity
-OUTLIER = 3.0  # standard deviations; beyond, the source shows what the output does not: a tumour,
-# or the target neither: vessels
+LEVELS = 12  # output intensities at which the curve is known; linear between them
+FINE = 45  # intensities among which `explain` searches
+SIGMA = 12.0  # voxels; Gaussian neighbourhood from which a local curve is estimated
+CELL = 4  # voxels; edge of the cells over which the curve is averaged
+PRIOR_VOXELS = 0.1  # weight of the whole brain's curve in each cell, voxels
+SURPRISE = 2.0  # upper bound of P where the source contradicts the output, over its mean
+STRUCTURE = 0.8  # voxels; Gaussian width within which disagreement counts as structure, not noise
+MISMATCH = 0.005  # least variance of what a source shows beside any function of x, model units^2
+OUTLIER = 3.0  # standard deviations from which a residual counts as an outlier
+
+
+class Refined(NamedTuple):
+    """Hold a refined image.
+
+    Attributes
+    ----------
+    image : (I, J, K) ndarray of float32
+        Model units.
+    variance : float or None
+        R, the variance of the source around the curve, model units squared; None if the refinement
+        does not estimate it.
+    """
+
+    image: np.ndarray
+    variance: float | None = None
 
 
 def follow_source(
@@ -40,41 +51,43 @@ def follow_source(
     source: np.ndarray,
     mask: np.ndarray,
     errors: Sequence[float] = (0.17,),
-) -> tuple[np.ndarray, float]:
-    """Maximum a posteriori image, with the output as the prior and the source as the measurement.
+) -> Refined:
+    """Compute the maximum a posteriori image given the first pass and the source.
 
-    Let x be the truth, y the output with x ~ N(y, P), and s = q(x) + n the source, n ~ N(0, R):
-    its noise, and what it shows that is no function of x. P depends on y: a model that is sure of
-    white matter may not be of the folds.
-    The curve q, the source's intensity for each target intensity, may rise, fall or turn. It is
-    the mean of s over voxels of like y, nearby, without those far from the whole brain's curve
-    (`typical`). Since y is a posterior mean, its error is uncorrelated with it, and the curve is
-    not flattened (Berkson 1950, doi:10.1080/01621459.1950.10483349). With d = q'(y), to first order
+    To first order, with d = q'(y),
 
         x = y + d P / (d^2 P + R) (s - q(y)).
 
-    Where the curve is flat, the source tells nothing, and the output stays. Where the source
-    contradicts the output by more than d^2 P + R, as at a lesion, P grows with the squared
-    residual, up to twice its mean over the brain. Voxels far from the curve are not near y, and
-    are sought on all of it (`explain`): a tumour that the output does not know.
-    R is the mean of (s - q(y))^2 - d^2 P, which holds if the output knows the source by its edges
-    alone; at least the noise and `MISMATCH`. Outliers, such as vessels with a contrast agent, are
-    left out of the mean, and tell little or nothing where they are (`without_outliers`).
+    - q is the mean of s over nearby voxels of like y, without those far from the whole brain's
+      curve (`typical_voxels`). Since y is a posterior mean, its error is uncorrelated with it, and
+      the curve is not flattened (Berkson error).
+    - P depends on y: a model that is sure of white matter may not be of the folds. Where the source
+      contradicts the output by more than d^2 P + R, as at a lesion, P grows with the squared
+      residual, up to twice its mean over the brain.
+    - R is the mean of (s - q(y))^2 - d^2 P without outliers, at least the noise and `MISMATCH`.
+    - Where the curve is flat, the source tells nothing and the output stays. Outliers, such as
+      vessels with a contrast agent, have little or no influence (`limit_influence`).
+    - Voxels far from the curve are searched on all of it (`explain`): a tumour that the first pass
+      does not know.
 
     Parameters
     ----------
-    output, source
-        (I, J, K) volumes in model units.
-    mask
-        (I, J, K) bool.
-    errors
-        (L,) standard deviations of the output's error, P^(1/2), model units, where the output is
-        at equally spaced levels from -1 to 1, linear between them: those of the model on validation
-        scans (`error_levels`).
+    output, source : (I, J, K) ndarray of float
+        First pass and source, model units.
+    mask : (I, J, K) ndarray of bool
+        The brain.
+    errors : sequence of L floats
+        Standard deviations of the output's error, P^(1/2), at L equally spaced output levels from
+        -1 to 1, linear between them: the model's on validation scans (`error_levels`).
 
     Returns
     -------
-    (I, J, K) float32 within [-1, 1], unchanged outside the mask; and R, model units squared.
+    refined : Refined
+        The image, within [-1, 1] in the mask and unchanged outside, and R.
+
+    References
+    ----------
+    Berkson 1950, doi:10.1080/01621459.1950.10483349.
     """
     seen = compare(output, source, mask)
     slope = seen.slope
@@ -82,28 +95,30 @@ def follow_source(
     error = np.sqrt(expected.mean())
     least = noise_variance(source, mask) + MISMATCH
     variance = max(unexplained_variance(seen.residual, slope**2 * expected), least)
-    seen = without_outliers(seen, error, variance)
+    seen = limit_influence(seen, error, variance)
     surprise = seen.residual**2 / (slope**2 * expected + variance)
-    doubt = np.maximum(np.minimum(surprise * expected, SURPRISE * error**2), expected)
-    x = correct(seen, doubt, variance)
+    prior = np.maximum(np.minimum(surprise * expected, SURPRISE * error**2), expected)
+    x = move_towards_source(seen, prior, variance)
     far = np.flatnonzero(~seen.typical)
     x[far] = explain(seen, far, x[far], error, variance)
-    return placed(x, output, mask), variance
+    return Refined(replace_inside(output, mask, x), variance)
 
 
 def error_levels(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Root mean square error where the output is at each of 12 levels from -1 to 1: (12,).
+    """Measure the output's error as a function of its intensity.
 
     Parameters
     ----------
-    output, truth
-        (I, J, K) volumes in model units. An output voxel counts for the two levels next to it.
-    mask
-        (I, J, K) bool.
+    output, truth : (I, J, K) ndarray of float
+        Model units. An output voxel counts for the two levels next to it.
+    mask : (I, J, K) ndarray of bool
+        Voxels that count.
 
-    Notes
-    -----
-    A level that few voxels show (of the order of a thousandth) has the error of the whole.
+    Returns
+    -------
+    errors : (12,) ndarray of float
+        Root mean square error where the output is at each of 12 levels from -1 to 1. A level that
+        few voxels show (of the order of a thousandth) has the error of the whole.
     """
     level = to_level(output[mask])
     squares = (output[mask].astype(np.float64) - truth[mask]) ** 2
@@ -116,7 +131,7 @@ def error_levels(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.
 def keep_structure(
     output: np.ndarray, source: np.ndarray, mask: np.ndarray, error: float, variance: float
 ) -> np.ndarray:
-    """Give back to a second pass's output what it took from the source beside noise: lesions.
+    """Restore the structure that the second pass removed beside noise, such as lesions.
 
     As in `follow_source`, x = y + d P / (d^2 P + R) (s - q(y)), but P is found at each voxel. The
     least-squares estimate of the error around it, with Gaussian weights g of 0.8 voxels,
@@ -125,22 +140,23 @@ def keep_structure(
 
     has the variance R sum g^2 / sum g d^2 where the source differs by R alone. What b^2 has above
     that is P, up to twice the first pass's: noise stays removed, and what neighbours agree on comes
-    back. Outliers tell little or nothing, as there.
+    back.
 
     Parameters
     ----------
-    output, source
-        (I, J, K) volumes in model units.
-    mask
-        (I, J, K) bool.
-    error, variance
-        P^(1/2) and R of the first pass: the second has seen the source, so its residual tells less.
+    output, source : (I, J, K) ndarray of float
+        Second pass and source, model units.
+    mask : (I, J, K) ndarray of bool
+        The brain.
+    error, variance : float
+        P^(1/2) and R of the first pass; the second has seen the source, so its residuals tell less.
 
     Returns
     -------
-    (I, J, K) float32 within [-1, 1]; unchanged outside the mask.
+    restored : (I, J, K) ndarray of float32
+        Within [-1, 1] in the mask, unchanged outside.
     """
-    seen = without_outliers(compare(output, source, mask), error, variance)
+    seen = limit_influence(compare(output, source, mask), error, variance)
 
     def around(values: np.ndarray) -> np.ndarray:
         volume = np.zeros(mask.shape)
@@ -150,13 +166,24 @@ def keep_structure(
     power = np.maximum(around(seen.slope**2), 1e-6)
     squares = (4 * np.pi * STRUCTURE**2) ** -1.5  # sum of g^2
     excess = (around(seen.slope * seen.residual) / power) ** 2 - variance * squares / power
-    doubt = np.clip(excess, 0, SURPRISE * error**2)
-    return placed(correct(seen, doubt, variance), output, mask)
+    prior = np.clip(excess, 0, SURPRISE * error**2)
+    return replace_inside(output, mask, move_towards_source(seen, prior, variance))
 
 
 def unexplained_variance(residual: np.ndarray, explained: np.ndarray) -> float:
-    """Mean of the squared residuals (V,) above their `explained` variances (V,), without outliers
-    (sigma clipping); not negative.
+    """Estimate the variance of residuals beyond what is explained, without outliers.
+
+    Parameters
+    ----------
+    residual : (V,) ndarray of float
+        Residuals.
+    explained : (V,) ndarray of float
+        The variance of each that is explained already.
+
+    Returns
+    -------
+    variance : float
+        Mean of residual^2 - explained by sigma clipping at 3 standard deviations; not negative.
     """
     variance = float(np.mean(residual**2))
     for _ in range(10):
@@ -166,16 +193,18 @@ def unexplained_variance(residual: np.ndarray, explained: np.ndarray) -> float:
 
 
 class Comparison(NamedTuple):
-    """A source beside an output, at the voxels in the mask (`follow_source`).
+    """Hold a source beside an output, at the V in-mask voxels.
 
-    output, source
-        (V,) y and s.
-    residual, slope
-        (V,) s - q(y) and q'(y).
-    typical
-        (V,) bool, `typical`.
-    curve
-        (voxels, intensities x) -> q(x) there.
+    Attributes
+    ----------
+    output, source : (V,) ndarray of float64
+        y and s.
+    residual, slope : (V,) ndarray of float64
+        s - q(y) and q'(y).
+    typical : (V,) ndarray of bool
+        See `typical_voxels`.
+    curve : callable
+        (voxels, intensities x) to q(x) there.
     """
 
     output: np.ndarray
@@ -187,10 +216,22 @@ class Comparison(NamedTuple):
 
 
 def compare(output: np.ndarray, source: np.ndarray, mask: np.ndarray) -> Comparison:
-    """Compare (I, J, K) volumes in model units."""
+    """Estimate the local curve q and compare the source with it.
+
+    Parameters
+    ----------
+    output, source : (I, J, K) ndarray of float
+        Model units.
+    mask : (I, J, K) ndarray of bool
+        The brain.
+
+    Returns
+    -------
+    comparison : Comparison
+    """
     y, s = (np.clip(volume[mask], -1, 1).astype(np.float64) for volume in (output, source))
     where = np.argwhere(mask)
-    kept = typical(to_level(y), s)
+    kept = typical_voxels(to_level(y), s)
     levels = local_curve(to_level(y[kept]), s[kept], where[kept], mask.shape)
     place = ((where - (CELL - 1) / 2) / CELL).T
 
@@ -204,10 +245,27 @@ def compare(output: np.ndarray, source: np.ndarray, mask: np.ndarray) -> Compari
     return Comparison(y, s, s - curve(everywhere, y), slope, kept, curve)
 
 
-def without_outliers(seen: Comparison, error: float, variance: float) -> Comparison:
-    """With residuals that fall from 3 standard deviations, of d^2 P + R with the largest P, to none
-    at 6 (a redescending influence, Hampel 1974, doi:10.1080/01621459.1974.10482962): the source
-    shows there what no intensity near the output's has in it.
+def limit_influence(seen: Comparison, error: float, variance: float) -> Comparison:
+    """Apply Hampel's redescending influence to the residuals.
+
+    Residuals are kept up to 3 standard deviations and fall linearly to zero at 6: beyond, the
+    source shows what no intensity near the output's explains, and tells nothing about x.
+
+    Parameters
+    ----------
+    seen : Comparison
+        Source beside output.
+    error, variance : float
+        P^(1/2) and R; a standard deviation is that of d^2 P + R with the largest P.
+
+    Returns
+    -------
+    limited : Comparison
+        With smaller residuals.
+
+    References
+    ----------
+    Hampel 1974, doi:10.1080/01621459.1974.10482962.
     """
     limit = OUTLIER * np.sqrt(SURPRISE * (seen.slope * error) ** 2 + variance)
     size = np.abs(seen.residual)
@@ -215,14 +273,29 @@ def without_outliers(seen: Comparison, error: float, variance: float) -> Compari
     return seen._replace(residual=np.copysign(size, seen.residual))
 
 
-def correct(seen: Comparison, doubt: np.ndarray, variance: float) -> np.ndarray:
-    """Output (V,) moved by d P / (d^2 P + R) (s - q(y)); P = `doubt` and R = `variance`."""
-    gain = seen.slope * doubt / (seen.slope**2 * doubt + variance)
+def move_towards_source(seen: Comparison, prior: np.ndarray, variance: float) -> np.ndarray:
+    """Move the output by d P / (d^2 P + R) (s - q(y)).
+
+    Parameters
+    ----------
+    seen : Comparison
+        Source beside output.
+    prior : (V,) ndarray of float
+        P of each voxel.
+    variance : float
+        R.
+
+    Returns
+    -------
+    moved : (V,) ndarray of float64
+        Within [-1, 1].
+    """
+    gain = seen.slope * prior / (seen.slope**2 * prior + variance)
     return np.clip(seen.output + gain * seen.residual, -1, 1)
 
 
-def placed(values: np.ndarray, volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The volume with these values (V,) inside the mask: (I, J, K) float32."""
+def replace_inside(volume: np.ndarray, mask: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return a copy of a volume, as float32, with new in-mask values (V,)."""
     changed = volume.astype(np.float32, copy=True)
     changed[mask] = values
     return changed
@@ -231,12 +304,26 @@ def placed(values: np.ndarray, volume: np.ndarray, mask: np.ndarray) -> np.ndarr
 def explain(
     seen: Comparison, far: np.ndarray, otherwise: np.ndarray, error: float, variance: float
 ) -> np.ndarray:
-    """The maximum a posteriori intensity, of all that there are, for voxels `far` from the curve:
+    """Search all intensities for the one that explains the source best.
 
-        x = argmin (s - q(x))^2 / R + (x - y)^2 / P
+        x = argmin (s - q(x))^2 / R + (x - y)^2 / P,   with the largest P.
 
-    with the largest P, (F,) model units; where even that leaves the source unexplained by 3
-    standard deviations (a vessel with a contrast agent), `otherwise`.
+    Parameters
+    ----------
+    seen : Comparison
+        Source beside output.
+    far : (F,) ndarray of int
+        Voxels, as indices into V, that lie far from the curve.
+    otherwise : (F,) ndarray of float
+        What they become where even the best x leaves the source unexplained by 3 standard
+        deviations, as at a vessel with a contrast agent.
+    error, variance : float
+        P^(1/2) and R.
+
+    Returns
+    -------
+    x : (F,) ndarray of float
+        Model units.
     """
     grid = np.linspace(-1, 1, FINE)
     shown = np.stack([seen.curve(far, np.full(len(far), x)) for x in grid])
@@ -248,15 +335,29 @@ def explain(
 
 
 def to_level(values: np.ndarray) -> np.ndarray:
-    """Model units in [-1, 1] (beyond: clipped) as levels in [0, LEVELS - 1]: (V,) float64."""
+    """Map model units in [-1, 1] (clipped) to levels in [0, LEVELS - 1], as float64."""
     return (np.clip(values, -1, 1).astype(np.float64) + 1) / 2 * (LEVELS - 1)
 
 
 def deposit(
     level: np.ndarray, values: np.ndarray | float = 1.0, cell: np.ndarray | int = 0, cells: int = 1
 ) -> np.ndarray:
-    """Sum of the values (V,) at each level in each of the cells: (LEVELS, cells). A value is shared
-    between the two levels next to its own.
+    """Sum values by level and cell, each shared linearly between the two levels next to its own.
+
+    Parameters
+    ----------
+    level : (V,) ndarray of float
+        In [0, LEVELS - 1].
+    values : (V,) ndarray of float or float
+        What is summed; 1 counts voxels.
+    cell : (V,) ndarray of int or int
+        Cell of each voxel.
+    cells : int
+        Number of cells.
+
+    Returns
+    -------
+    sums : (LEVELS, cells) ndarray of float
     """
     lower = np.minimum(level.astype(int), LEVELS - 2)
     share = level - lower
@@ -268,15 +369,41 @@ def deposit(
 
 
 def whole_curve(level: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Mean value at each level, (LEVELS,); of the levels next to it, where it hardly occurs."""
+    """Average values by level over the whole brain.
+
+    Parameters
+    ----------
+    level : (V,) ndarray of float
+        In [0, LEVELS - 1].
+    values : (V,) ndarray of float
+        What is averaged.
+
+    Returns
+    -------
+    curve : (LEVELS,) ndarray of float
+        Interpolated over levels that less than a thousandth of the voxels show.
+    """
     count, total = deposit(level)[:, 0], deposit(level, values)[:, 0]
     there = count > 0.001 * len(level)
     return np.interp(np.arange(LEVELS), np.flatnonzero(there), total[there] / count[there])
 
 
-def typical(level: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Which voxels (V,) lie within 3 standard deviations of the whole brain's curve (sigma
-    clipping): a tumour, or a vessel with a contrast agent, says nothing of healthy tissue nearby.
+def typical_voxels(level: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Select the voxels within 3 standard deviations of the whole brain's curve (sigma clipping).
+
+    The others, such as a tumour or a vessel with a contrast agent, say nothing about healthy tissue
+    nearby and are left out of the local curves.
+
+    Parameters
+    ----------
+    level : (V,) ndarray of float
+        In [0, LEVELS - 1].
+    values : (V,) ndarray of float
+        The source there.
+
+    Returns
+    -------
+    typical : (V,) ndarray of bool
     """
     kept = np.ones(len(values), dtype=bool)
     for _ in range(3):
@@ -287,26 +414,25 @@ def typical(level: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def local_curve(
-    level: np.ndarray,
-    values: np.ndarray,
-    where: np.ndarray,
-    shape: tuple[int, ...],
+    level: np.ndarray, values: np.ndarray, where: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Mean value at each level, around each cell: (LEVELS, I/4, J/4, K/4).
+    """Average values by level in a Gaussian neighbourhood of each cell.
 
     Parameters
     ----------
-    level, values
-        (V,) levels in [0, LEVELS - 1], and what is averaged; a voxel counts for the two levels next
-        to it.
-    where
-        (V, 3) voxels.
-    shape
-        Of the volume.
+    level : (V,) ndarray of float
+        In [0, LEVELS - 1].
+    values : (V,) ndarray of float
+        What is averaged.
+    where : (V, 3) ndarray of int
+        Voxel indices.
+    shape : tuple of int
+        (I, J, K) of the volume.
 
-    Notes
-    -----
-    Where a level does not occur nearby, the whole brain's mean for it is taken.
+    Returns
+    -------
+    curve : (LEVELS, I/4, J/4, K/4) ndarray of float
+        The whole brain's mean where a level does not occur nearby.
     """
     cells = tuple(-(-n // CELL) for n in shape)
     cell = np.ravel_multi_index(tuple((where // CELL).T), cells)
@@ -321,8 +447,20 @@ def local_curve(
 
 
 def noise_variance(image: np.ndarray, mask: np.ndarray) -> float:
-    """Variance of the noise, from the median magnitude of a voxel's difference to the mean of its
-    six neighbours, deep enough inside the mask. Fine texture counts as noise.
+    """Estimate the variance of the noise from differences between neighbouring voxels.
+
+    Parameters
+    ----------
+    image : (I, J, K) ndarray of float
+        Any unit.
+    mask : (I, J, K) ndarray of bool
+        The brain; its two outermost layers are left out.
+
+    Returns
+    -------
+    variance : float
+        From the median magnitude of a voxel's difference to the mean of its six neighbours. Fine
+        texture counts as noise.
     """
     inside = ndimage.binary_erosion(mask, iterations=2)
     if not inside.any():

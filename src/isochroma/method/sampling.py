@@ -1,146 +1,223 @@
-"""The pipeline: a scan in, the same head as the target scanner shows it out.
-
-mask -> model grid, N4, intensity scale -> edges -> flow -> refinement -> the scan's own grid.
-
-Every entry point (command line, API, evaluation) goes through `Harmonizer`.
-"""
+"""From edges to an image: evaluate the velocity network on whole heads and solve the flow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from isochroma.errors import InputError
+from isochroma.images.grid import pad_to_multiple
+from isochroma.images.masked import centroid
 from isochroma.method import flow
-from isochroma.method.condition import centroid_of, condition_channels, coordinates
+from isochroma.method.condition import condition_channels, coordinates
 from isochroma.method.network import VelocityNetwork
-from isochroma.method.refinement import REFINEMENTS
-from isochroma.method.runtime import OpenVinoNetwork
+from isochroma.method.runtime import RUNTIMES, OpenVinoNetwork
+from isochroma.settings import choose, settings
 
-TILE_OVERLAP = 32
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TILE_OVERLAP = 32  # voxels
+PRECISIONS: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How the flow is solved and refined.
+@settings
+class ComputeSettings:
+    """Where and how the network runs.
 
-    steps, solver
-        Integration of the flow; "euler" with one step gives the posterior mean E[x | edges].
-    refine
-        "local" (`refine.follow_source`), "paper" (global correlation ascent) or "none".
-    revise
-        Whether the locally refined image is a draft that goes through the flow once more
-        (`flow.DRAFT_TIME`), and is refined again, if the model was trained for it.
-    seed
-        Of the initial noise.
+    Attributes
+    ----------
+    device : str
+        "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" or any torch device.
+    precision : str
+        Name in `PRECISIONS`, for the network's convolutions; the flow is integrated in float32.
+    runtime : str
+        Name in `runtime.RUNTIMES`: what runs the network.
+    max_memory_gb : float
+        Bound on the network's activations; larger heads are computed in blended tiles.
     """
 
-    steps: int = 1
-    solver: str = "euler"
-    refine: str = "local"
-    revise: bool = True
-    seed: int = 0
+    device: str = "auto"
+    precision: str = "float32"
+    runtime: str = "torch"
+    max_memory_gb: Annotated[float, Field(ge=0.1, le=10_000)] = 8.0
 
-    def __post_init__(self) -> None:
-        """Check the choices."""
-        if self.steps < 1:
-            msg = f"steps must be 1 or more, not {self.steps}."
-            raise InputError(msg)
-        for value, known in ((self.solver, flow.SOLVERS), (self.refine, REFINEMENTS)):
-            if value not in known:
-                msg = f"{value!r} is unknown; choose one of {', '.join(known)}."
-                raise InputError(msg)
+    @field_validator("precision")
+    @classmethod
+    def _known_precision(cls, value: str) -> str:
+        return choose(value, PRECISIONS)
 
-
-PAPER_SAMPLING = SamplingSettings(steps=15, solver="midpoint", refine="paper", revise=False)
+    @field_validator("runtime")
+    @classmethod
+    def _known_runtime(cls, value: str) -> str:
+        return choose(value, RUNTIMES)
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device for "auto" (CUDA where there is one), "cpu", "cuda", ..."""
+    """Find the torch device of a name and check that it works.
+
+    Parameters
+    ----------
+    name : str
+        "auto", "cpu", "cuda" or any torch device.
+
+    Returns
+    -------
+    device : torch.device
+
+    Raises
+    ------
+    InputError
+        If it cannot be used on this machine.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        msg = f"device {name!r} cannot be used here. Use --device cpu."
-        raise InputError(msg) from error
+        msg = f"device {name!r} cannot be used here. Use cpu."
+        raise InputError(msg, "device") from error
     return device
 
 
-@torch.inference_mode()
-def sample(
-    network: VelocityNetwork | OpenVinoNetwork,
-    edges: np.ndarray,
-    mask: np.ndarray,
-    sampling: SamplingSettings,
-    device: torch.device | str = "cpu",
-    spacing_mm: float = 1.0,
-    max_memory_gb: float = 8.0,
-    precision: str = "float32",
-    draft: np.ndarray | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> np.ndarray:
-    """Solve the flow to an image with these edges, from noise or from a draft of the image.
+class FlowSampler:
+    """Solve the flow of one velocity network on whole heads.
 
     Parameters
     ----------
-    network
-        Velocity network.
-    edges, mask
-        (I, J, K) bool on the model grid.
-    max_memory_gb
-        The whole volume is evaluated at once if its activations fit, else in blended tiles.
-    precision
-        Of the network's convolutions, a key of `PRECISIONS`; the flow is integrated in float32.
-    draft
-        (I, J, K) in model units.
-
-    Returns
-    -------
-    (I, J, K) float32 in model units, 0 outside the mask. The same seed gives the same noise on
-    every device.
+    network : VelocityNetwork or OpenVinoNetwork
+        On the device.
+    spacing_mm : float
+        Edge of the model grid's voxels.
+    device : torch.device or str
+        Where the network is.
+    precision : str
+        Name in `PRECISIONS`.
+    max_memory_gb : float
+        A volume whose activations need more is computed in tiles.
     """
-    padded = pad_to_multiple(mask, network.settings.divisor)
-    where = coordinates(centroid_of(mask), np.zeros(3), padded.shape, spacing_mm=spacing_mm)
-    channels = condition_channels(pad_to_multiple(edges, network.settings.divisor), padded, where)
-    condition = torch.from_numpy(channels)[None].to(device)
-    inside = torch.from_numpy(padded)[None, None].to(device)
-    if draft is None:
-        generator = torch.Generator().manual_seed(sampling.seed)
-        x, start = torch.randn((1, 1, *padded.shape), generator=generator), 0.0
-    else:
-        known = torch.from_numpy(pad_to_multiple(draft, network.settings.divisor))[None, None]
-        x, start = flow.DRAFT_TIME * known, flow.DRAFT_TIME
-    x = x.to(device) * inside
 
-    tile = tile_edge(network, max_memory_gb)
-    whole = padded.size <= tile**3
+    def __init__(
+        self,
+        network: VelocityNetwork | OpenVinoNetwork,
+        spacing_mm: float = 1.0,
+        device: torch.device | str = "cpu",
+        precision: str = "float32",
+        max_memory_gb: float = 8.0,
+    ) -> None:
+        self.network = network
+        self.spacing_mm = spacing_mm
+        self.device = torch.device(device)
+        self.precision = PRECISIONS[precision]
+        self.tile = tile_edge(network, max_memory_gb)
 
-    def velocity(x: Tensor, t: float) -> Tensor:
-        times = torch.full((1,), t, device=device)
-        kind = PRECISIONS[precision]
-        with torch.autocast(x.device.type, kind, enabled=kind != torch.float32):
-            if whole:
-                return network.forward(x, times, condition).float() * inside
-            return tiled(network, x, times, condition, tile) * inside
+    def sample(
+        self,
+        edges: np.ndarray,
+        mask: np.ndarray,
+        steps: int = 1,
+        solver: str = "euler",
+        seed: int = 0,
+    ) -> np.ndarray:
+        """Solve the flow from Gaussian noise (t = 0) to an image with these edges (t = 1).
 
-    output = flow.solve(velocity, x, sampling.steps, sampling.solver, progress, start)
-    i, j, k = mask.shape
-    return output[0, 0, :i, :j, :k].float().cpu().numpy()
+        Parameters
+        ----------
+        edges, mask : (I, J, K) ndarray of bool
+            Edge map and brain on the model grid.
+        steps : int
+            Steps of the solver; one Euler step gives the posterior mean E[image | edges].
+        solver : str
+            Name in `flow.SOLVERS`.
+        seed : int
+            Seed of the noise, which is the same on every device.
+
+        Returns
+        -------
+        image : (I, J, K) ndarray of float32
+            Model units, 0 outside the mask.
+        """
+        shape = pad_to_multiple(mask, self.network.settings.divisor).shape
+        noise = torch.randn((1, 1, *shape), generator=torch.Generator().manual_seed(seed))
+        return self._solve(noise, 0.0, edges, mask, steps, solver)
+
+    def revise(self, edges: np.ndarray, mask: np.ndarray, draft: np.ndarray) -> np.ndarray:
+        """Enter the flow with a draft at t = `flow.DRAFT_TIME` and take one Euler step to t = 1.
+
+        Parameters
+        ----------
+        edges, mask : (I, J, K) ndarray of bool
+            Edge map and brain on the model grid.
+        draft : (I, J, K) ndarray of float32
+            An estimate of the image, model units.
+
+        Returns
+        -------
+        image : (I, J, K) ndarray of float32
+            The posterior mean E[image | draft, edges], model units, 0 outside the mask.
+        """
+        padded = torch.from_numpy(pad_to_multiple(draft, self.network.settings.divisor))
+        state = flow.DRAFT_TIME * padded[None, None]
+        return self._solve(state, flow.DRAFT_TIME, edges, mask, 1, "euler")
+
+    @torch.inference_mode()
+    def _solve(
+        self,
+        state: Tensor,
+        start: float,
+        edges: np.ndarray,
+        mask: np.ndarray,
+        steps: int,
+        solver: str,
+    ) -> np.ndarray:
+        divisor = self.network.settings.divisor
+        padded = pad_to_multiple(mask, divisor)
+        where = coordinates(centroid(mask), np.zeros(3), padded.shape, spacing_mm=self.spacing_mm)
+        channels = condition_channels(pad_to_multiple(edges, divisor), padded, where)
+        condition = torch.from_numpy(channels)[None].to(self.device)
+        inside = torch.from_numpy(padded)[None, None].to(self.device)
+
+        def velocity(x: Tensor, t: float) -> Tensor:
+            times = torch.full((1,), t, device=self.device)
+            return self._velocity(x, times, condition) * inside
+
+        x = state.to(self.device) * inside
+        output = flow.solve(velocity, x, steps, solver, start=start)
+        i, j, k = mask.shape
+        return output[0, 0, :i, :j, :k].float().cpu().numpy()
+
+    def _velocity(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        mixed = self.precision != torch.float32
+        with torch.autocast(self.device.type, self.precision, enabled=mixed):
+            if x.numel() <= self.tile**3:
+                return self.network.forward(x, t, condition).float()
+            return tiled(self.network, x, t, condition, self.tile)
 
 
 def tiled(
     network: VelocityNetwork | OpenVinoNetwork, x: Tensor, t: Tensor, condition: Tensor, size: int
 ) -> Tensor:
-    """The network's velocity, computed in overlapping tiles blended with a smooth window.
+    """Compute the velocity in overlapping tiles, blended with a smooth window.
 
-    Neighbours share 32 voxels, or a third of a small tile.
+    Parameters
+    ----------
+    network : VelocityNetwork or OpenVinoNetwork
+        The velocity network.
+    x : (1, 1, I, J, K) Tensor
+        State; edges are multiples of the network's divisor.
+    t : (1,) Tensor
+        Time.
+    condition : (1, 4, I, J, K) Tensor
+        Edges and coordinates.
+    size : int
+        Edge of a tile, voxels; neighbours share 32 voxels, or a third of a small tile.
+
+    Returns
+    -------
+    velocity : (1, 1, I, J, K) Tensor
     """
     overlap = min(TILE_OVERLAP, size // 3)
     total = torch.zeros_like(x)
@@ -154,9 +231,21 @@ def tiled(
 
 
 def tile_edge(network: VelocityNetwork | OpenVinoNetwork, max_memory_gb: float) -> int:
-    """Edge in voxels of the largest cube whose activations fit into `max_memory_gb`.
+    """Find the edge of the largest cube whose activations fit into a memory bound.
 
-    At the peak, the last block of the first level holds about twelve maps of its width.
+    At its peak, the last block of the network's first level holds about twelve maps of its width.
+
+    Parameters
+    ----------
+    network : VelocityNetwork or OpenVinoNetwork
+        With its settings.
+    max_memory_gb : float
+        The bound, GB.
+
+    Returns
+    -------
+    edge : int
+        Voxels, a multiple of the network's divisor.
     """
     settings = network.settings
     bytes_per_voxel = 4 * 12 * settings.width / settings.space_to_depth**3
@@ -164,24 +253,29 @@ def tile_edge(network: VelocityNetwork | OpenVinoNetwork, max_memory_gb: float) 
     return max(edge // settings.divisor, 3) * settings.divisor
 
 
-def pad_to_multiple(volume: np.ndarray, multiple: int) -> np.ndarray:
-    """Pad (I, J, K) with zeros at the ends of its axes to multiples of `multiple`."""
-    return np.pad(volume, [(0, -n % multiple) for n in volume.shape])
-
-
 def tile_boxes(
     shape: tuple[int, ...], size: int, overlap: int, multiple: int = 1
 ) -> list[tuple[slice, slice, slice]]:
-    """Boxes of at most `size` voxels an edge that cover `shape`, neighbours sharing `overlap`.
+    """Cover a volume by overlapping boxes.
 
     Parameters
     ----------
-    shape
+    shape : tuple of int
         (I, J, K), multiples of `multiple`.
-    size, overlap
-        Edge of a tile and shared voxels, size > overlap; both are rounded down to `multiple`.
-    multiple
+    size, overlap : int
+        Largest edge of a box and voxels that neighbours share, size > overlap; both are rounded
+        down to `multiple`.
+    multiple : int
         Every box starts and ends at a multiple of this.
+
+    Returns
+    -------
+    boxes : list of tuple of 3 slices
+
+    Raises
+    ------
+    ValueError
+        If the overlap is not below the size.
     """
     size, overlap = size // multiple * multiple, overlap // multiple * multiple
     if size <= overlap:
@@ -195,8 +289,19 @@ def tile_boxes(
 
 
 def tile_window(shape: tuple[int, ...], overlap: int) -> np.ndarray:
-    """Smooth positive weight (I, J, K) of a tile: raised-cosine ramps of `overlap` voxels at its
-    faces, 1 between them.
+    """Weigh the voxels of a tile for blending.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (I, J, K) voxels of the tile.
+    overlap : int
+        Length of the raised-cosine ramps at its faces, voxels; 1 between them.
+
+    Returns
+    -------
+    weights : (I, J, K) ndarray of float32
+        Positive.
     """
     ramps = []
     for n in shape:

@@ -1,81 +1,141 @@
-"""A trained model is a folder: `weights.safetensors`, `config.json` and a card, `README.md`.
+"""The contract of a model: every setting that shaped the training, typed, with ranges.
 
-The config is the only home of every parameter that shaped the training, so use cannot differ.
-It names the SHA-256 of the weights, which is checked at load. No code is ever unpickled.
+`config.json` is the only home of these settings, so that training and use cannot differ. What
+decides behaviour is in `Capabilities` and `Validation`; `training` records how the model came about
+and decides nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import field
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
 
 from isochroma.images.preprocess import PreprocessSettings
 from isochroma.method.edges import EdgeSettings
 from isochroma.method.network import NetworkSettings
 from isochroma.method.patches import PatchSettings
+from isochroma.settings import settings
 
-if TYPE_CHECKING:
-    pass
+SCHEMA_VERSION = 1
+UNKNOWN_ERROR = 0.2  # model units; assumed where no validation was made
+
+Positive = Annotated[float, Field(gt=0)]
+ModelUnits = Annotated[float, Field(ge=-1, le=1)]
 
 
-@dataclass(frozen=True)
+@settings
 class TargetDomain:
-    """The scanner that the model renders, in its own units.
+    """The scanner that a model renders, as its training scans show it.
 
-    lower, upper
-        Intensities of model units -1 and +1: medians over the training scans.
-    scans
+    Attributes
+    ----------
+    lower, upper : float
+        Intensities of model units -1 and 1: medians over the training scans.
+    scans : int
         Number of training scans.
-    quantiles
-        In-mask quantiles at equal probabilities 0 to 1 in model units, averaged over these scans.
-    smallest_mm, largest_mm
-        Width, length and height of these scans' brains (`trust.brain_extent`): the smallest and
-        the largest; empty if not known.
+    quantiles : tuple of float
+        In-mask quantiles at equal probabilities 0 to 1, model units, averaged over these scans;
+        empty if not known.
+    smallest_mm, largest_mm : tuple of 3 floats
+        Smallest and largest width, length and height of these scans' brains (`masked.extent`);
+        empty if not known.
     """
 
     lower: float = 0.0
     upper: float = 1.0
-    scans: int = 0
-    quantiles: tuple[float, ...] = ()
-    smallest_mm: tuple[float, ...] = ()
-    largest_mm: tuple[float, ...] = ()
+    scans: Annotated[int, Field(ge=0)] = 0
+    quantiles: tuple[ModelUnits, ...] = ()
+    smallest_mm: Annotated[tuple[Positive, ...], Field(max_length=3)] = ()
+    largest_mm: Annotated[tuple[Positive, ...], Field(max_length=3)] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TargetDomain:
+        if not self.lower < self.upper:
+            msg = "upper must be above lower"
+            raise ValueError(msg)
+        if len(self.smallest_mm) != len(self.largest_mm) or len(self.smallest_mm) not in (0, 3):
+            msg = "smallest_mm and largest_mm hold three sizes each, or none"
+            raise ValueError(msg)
+        return self
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """All that is needed to use a model, and how it came about.
+@settings
+class Capabilities:
+    """What a model was trained to do.
 
-    errors
-        Root mean square error of the first pass on the validation scans, model units, where its
-        output is at equally spaced levels from -1 to 1 (`refine.error_levels`); empty if not known.
-    training
-        What was run, for the record: steps, batch size, seed, validation scores.
-    sha256
-        Of the weights file.
+    Attributes
+    ----------
+    second_pass : bool
+        Whether it learned to correct drafts (`FlowSampler.revise`).
     """
 
+    second_pass: bool = False
+
+
+@settings
+class Validation:
+    """How well a model does on validation scans of its own target.
+
+    Attributes
+    ----------
+    psnr : float or None
+        Peak signal-to-noise ratio of the first pass, dB; None if not known.
+    ssim : float or None
+        Its structural similarity.
+    errors : tuple of float
+        Root mean square error of the first pass, model units, where its output is at equally spaced
+        levels from -1 to 1 (`refinement.error_levels`); empty if not known.
+    """
+
+    psnr: float | None = None
+    ssim: Annotated[float, Field(ge=-1, le=1)] | None = None
+    errors: tuple[Annotated[float, Field(gt=0, le=2)], ...] = ()
+
+    @property
+    def rmse(self) -> float:
+        """Root mean square error of the first pass, model units; 0.2 if it is not known."""
+        return UNKNOWN_ERROR if self.psnr is None else 2 * 10 ** (-self.psnr / 20)
+
+    @property
+    def error_levels(self) -> tuple[float, ...]:
+        """The errors by level; where they are not known, `rmse` for all levels."""
+        return self.errors or (self.rmse,)
+
+
+@settings
+class ModelConfig:
+    """All that is needed to use a model.
+
+    Attributes
+    ----------
+    schema_version : int
+        Version of this contract.
+    name : str
+        Of the model.
+    preprocess, edges, network, patches
+        Settings of each part.
+    target : TargetDomain
+        The scanner that the model renders.
+    capabilities : Capabilities
+        What the model can do.
+    validation : Validation
+        How well it does.
+    training : dict
+        Provenance: steps, batch size, seed, scores. Decides nothing.
+    sha256 : str
+        Hash of the weights file; empty before it is written.
+    """
+
+    schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
     name: str = "unnamed"
     preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
     edges: EdgeSettings = field(default_factory=EdgeSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     patches: PatchSettings = field(default_factory=PatchSettings)
     target: TargetDomain = field(default_factory=TargetDomain)
-    errors: tuple[float, ...] = ()
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    validation: Validation = field(default_factory=Validation)
     training: dict[str, Any] = field(default_factory=dict)
-    sha256: str = ""
-
-    @property
-    def validation_error(self) -> float:
-        """Root mean square error on the validation scans, model units; 0.2 if it is not known."""
-        psnr = self.training.get("val_psnr")
-        return 0.2 if psnr is None else 2 * 10 ** (-psnr / 20)
-
-    @property
-    def known_errors(self) -> tuple[float, ...]:
-        """`errors`; where they are not known, `validation_error` for all levels."""
-        return self.errors or (self.validation_error,)
-
-    @property
-    def revises(self) -> bool:
-        """Whether the network was trained on drafts (`flow.DRAFT_TIME`)."""
-        return self.training.get("draft_share", 0) > 0
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""

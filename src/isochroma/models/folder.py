@@ -1,20 +1,22 @@
-"""A trained model is a folder: `weights.safetensors`, `config.json` and a card, `README.md`.
+"""A model is a folder: `weights.safetensors`, `config.json` and a card, `README.md`.
 
-The config is the only home of every parameter that shaped the training, so use cannot differ.
-It names the SHA-256 of the weights, which is checked at load. No code is ever unpickled.
+The config names the SHA-256 of the weights, which is checked at load. Weights are read from
+safetensors: no code is ever unpickled.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, NamedTuple
 
-from isochroma.errors import InputError
-from isochroma.files import sha256, write_atomically
+from isochroma.errors import InputError, about
+from isochroma.files import sha256, write_together
 from isochroma.method.network import VelocityNetwork
-from isochroma.models.config import ModelConfig
+from isochroma.models.config import SCHEMA_VERSION, ModelConfig
+from isochroma.settings import from_json, to_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,69 +24,116 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).parent
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
-Settings = TypeVar("Settings")
 
 
-def from_dict(kind: type[Settings], values: dict[str, Any], where: str = "config") -> Settings:
-    """Build a settings dataclass from plain JSON values.
+class Model(NamedTuple):
+    """Hold a trained model.
 
-    Raises
-    ------
-    InputError
-        If a key is unknown: a config from a newer version must not be half understood.
+    Attributes
+    ----------
+    network : VelocityNetwork
+        In evaluation mode: float32, on the CPU.
+    config : ModelConfig
+        Its settings.
     """
-    hints = get_type_hints(kind)
-    unknown = set(values) - set(hints)
-    if unknown:
-        msg = f"{where}: unknown settings {sorted(unknown)}; known are {sorted(hints)}."
-        raise InputError(msg)
-    converted = {}
-    for key, value in values.items():
-        if dataclasses.is_dataclass(hints[key]):
-            value = from_dict(hints[key], value, f"{where}.{key}")
-        converted[key] = tuple(value) if isinstance(value, list) else value
-    return kind(**converted)
+
+    network: VelocityNetwork
+    config: ModelConfig
 
 
-def save_model(folder: Path, weights: dict[str, Tensor], config: ModelConfig) -> ModelConfig:
-    """Write weights (as float16) and config into `folder`; return the config with its hash."""
-    from safetensors.torch import save
+def shipped_models() -> dict[str, Path]:
+    """List the models that come with the package.
 
-    half = {name: tensor.detach().half().contiguous().cpu() for name, tensor in weights.items()}
-    path = write_atomically(folder / WEIGHTS, lambda temporary: temporary.write_bytes(save(half)))
-    config = dataclasses.replace(config, sha256=sha256(path))
-    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-    write_atomically(folder / CONFIG, lambda temporary: temporary.write_text(text))
-    return config
+    Returns
+    -------
+    folders : dict of str to Path
+        Name to folder.
+    """
+    return {path.parent.name: path.parent for path in sorted(SHIPPED.glob(f"*/{CONFIG}"))}
 
 
 def find_model(name: str | Path) -> Path:
-    """Folder of a shipped model's name, or of a path."""
-    for folder in (Path(name), SHIPPED / str(name)):
-        if (folder / CONFIG).is_file():
-            return folder
-    shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
-    msg = f"no model {str(name)!r}: give a model folder or one of {', '.join(shipped) or 'none'}."
-    raise InputError(msg)
+    """Find the folder of a model.
 
+    Parameters
+    ----------
+    name : str or Path
+        Name of a shipped model, or a model folder.
 
-def load_config(folder: Path) -> ModelConfig:
-    """Read a model folder's config."""
-    try:
-        values = json.loads((folder / CONFIG).read_text())
-    except ValueError as error:
-        msg = f"{folder / CONFIG}: not valid JSON ({error}). Restore the model folder."
-        raise InputError(msg) from error
-    return from_dict(ModelConfig, values, str(folder / CONFIG))
-
-
-def load_model(name: str | Path = "default") -> tuple[VelocityNetwork, ModelConfig]:
-    """The network in evaluation mode (float32, on the CPU) and its config.
+    Returns
+    -------
+    folder : Path
 
     Raises
     ------
     InputError
-        If there is no such model, or its weights are not those the config names.
+        If there is no such model.
+    """
+    shipped = shipped_models()
+    for folder in (Path(name), shipped.get(str(name))):
+        if folder is not None and (folder / CONFIG).is_file():
+            return folder
+    msg = f"no model {str(name)!r}: give a model folder or one of {', '.join(shipped) or 'none'}."
+    raise InputError(msg, "model")
+
+
+def load_config(folder: Path) -> ModelConfig:
+    """Read and check the config of a model folder.
+
+    Parameters
+    ----------
+    folder : Path
+        A model folder.
+
+    Returns
+    -------
+    config : ModelConfig
+
+    Raises
+    ------
+    InputError
+        If it is not JSON, of another schema version, or a setting is unknown or out of range.
+    """
+    path = folder / CONFIG
+    text = path.read_text()
+    with about(path):
+        try:
+            version = json.loads(text)["schema_version"]
+        except (ValueError, TypeError, KeyError) as error:
+            msg = "not a model config with a schema_version. Restore the model folder."
+            raise InputError(msg) from error
+        if version != SCHEMA_VERSION:
+            msg = (
+                f"its schema_version is {version}; this isochroma reads {SCHEMA_VERSION}. "
+                "Install the version that made the model, or train it anew."
+            )
+            raise InputError(msg)
+        return from_json(ModelConfig, text)
+
+
+def load_model(name: str | Path = "default") -> Model:
+    """Load a trained model.
+
+    Parameters
+    ----------
+    name : str or Path
+        Name of a shipped model, or a model folder.
+
+    Returns
+    -------
+    model : Model
+        Network and config.
+
+    Raises
+    ------
+    InputError
+        If there is no such model, its config is not valid, or its weights are not those that the
+        config names.
+
+    Examples
+    --------
+    >>> load_model("default").config.target.scans
+    37
     """
     from safetensors.torch import load_file
 
@@ -93,7 +142,42 @@ def load_model(name: str | Path = "default") -> tuple[VelocityNetwork, ModelConf
     path = folder / WEIGHTS
     if not path.is_file() or sha256(path) != config.sha256:
         msg = f"{path}: missing, or not the weights that {CONFIG} names. Install or copy it anew."
-        raise InputError(msg)
+        raise InputError(msg, "model")
     network = VelocityNetwork(config.network)
-    network.load_state_dict({key: value.float() for key, value in load_file(path).items()})
-    return network.eval().requires_grad_(False), config
+    try:
+        network.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    except RuntimeError as error:
+        msg = f"{path}: the weights do not fit the network in {CONFIG}. Install or copy it anew."
+        raise InputError(msg, "model") from error
+    return Model(network.eval().requires_grad_(False), config)
+
+
+def save_model(folder: Path, weights: dict[str, Tensor], config: ModelConfig) -> ModelConfig:
+    """Write weights and config into a folder, both or neither.
+
+    Parameters
+    ----------
+    folder : Path
+        The model folder.
+    weights : dict of str to Tensor
+        State of the network; stored as float16.
+    config : ModelConfig
+        Its settings; the hash is filled in.
+
+    Returns
+    -------
+    config : ModelConfig
+        With the hash of the weights.
+    """
+    from safetensors.torch import save
+
+    half = {name: tensor.detach().half().contiguous().cpu() for name, tensor in weights.items()}
+    data = save(half)
+    config = dataclasses.replace(config, sha256=hashlib.sha256(data).hexdigest())
+    write_together(
+        {
+            folder / WEIGHTS: lambda path: path.write_bytes(data),
+            folder / CONFIG: lambda path: path.write_text(to_json(config)),
+        }
+    )
+    return config

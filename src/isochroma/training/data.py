@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from isochroma.checks import brain_extent
 from isochroma.errors import InputError, about
 from isochroma.files import sha256
 from isochroma.images.brain import brain_mask
 from isochroma.images.io import has_volume_suffix, load, stem
+from isochroma.images.masked import extent
 from isochroma.images.preprocess import from_model_units, prepare
 from isochroma.method import patches
 from isochroma.method.condition import centroid_of
@@ -172,7 +172,7 @@ def describe_target(scans: list[TargetScan], spacing_mm: float) -> TargetDomain:
     """Intensity limits, mean quantiles and brain sizes of the target domain's training scans."""
     probabilities = np.linspace(0, 1, 101)
     quantiles = [np.quantile(np.asarray(s.image)[s.mask], probabilities) for s in scans]
-    extents = np.array([brain_extent(np.asarray(scan.mask)) * spacing_mm for scan in scans])
+    extents = np.array([extent(np.asarray(scan.mask)) * spacing_mm for scan in scans])
     return TargetDomain(
         lower=float(np.median([scan.lower for scan in scans])),
         upper=float(np.median([scan.upper for scan in scans])),

@@ -62,7 +62,7 @@ def make_example(
     limits = intensity_limits(copy[mask], PreprocessSettings())
     shown = to_model_units(copy, mask, *limits)
     grid = Grid(mask.shape, np.diag([*[harmonizer.preprocess.spacing_mm] * 3, 1]))
-    draft = harmonizer.translate(Prepared(shown, mask, grid, *limits))
+    draft = harmonizer.render(Prepared(shown, mask, grid, *limits)).output
     return Example(spotted, canny(shown, mask, harmonizer.config.edges), draft)
 
 

@@ -23,9 +23,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from isochroma.errors import InputError
 from isochroma.files import write_atomically
 from isochroma.method.network import VelocityNetwork
-from isochroma.method.sampling import SamplingSettings
 from isochroma.models.config import ModelConfig
-from isochroma.pipeline import Harmonizer
+from isochroma.models.folder import Model
+from isochroma.pipeline import Harmonizer, SamplingSettings
 from isochroma.training.data import (
     cache_examples,
     cache_scan,
@@ -108,7 +108,7 @@ def train(
         if initial is None:
             msg = "drafts are made by a trained model. Give one to start from (--start-from)."
             raise InputError(msg)
-        first_pass = Harmonizer(*initial, SamplingSettings(revise=False))
+        first_pass = Harmonizer(Model(*initial), SamplingSettings(revise=False))
         for number, path in enumerate([*scans["train"], *scans["val"]], 1):
             logger.info("drafts of scan %d: %s", number, path.name)
             cache_examples(path, first_pass, settings.draft_copies)

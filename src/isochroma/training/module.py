@@ -24,8 +24,8 @@ from isochroma.images.preprocess import from_model_units
 from isochroma.method import flow
 from isochroma.method.network import VelocityNetwork, loss_weight
 from isochroma.method.refinement import LEVELS, error_levels
-from isochroma.method.sampling import SamplingSettings, sample
-from isochroma.models.config import ModelConfig
+from isochroma.method.sampling import FlowSampler
+from isochroma.models.config import Capabilities, ModelConfig, Validation
 from isochroma.models.folder import save_model
 from isochroma.training.data import PatchStream, TargetScan, open_cached, open_examples
 from isochroma.training.settings import TrainingSettings
@@ -136,17 +136,13 @@ class FlowTraining(lightning.LightningModule):
         cases: dict[str, tuple[Any, Any, Any]] = {"val": (scan.image, scan.edges[0], None)}
         for number, example in enumerate(scan.examples):
             cases[f"val_draft{number}"] = (example.image, example.edges, example.draft)
+        sampler = FlowSampler(self.network, self.config.preprocess.spacing_mm, self.device)
         for name, (image, edges, draft) in cases.items():
             truth = np.asarray(image, dtype=np.float32)
-            output = sample(
-                self.network,
-                edges,
-                mask,
-                SamplingSettings(),
-                self.device,
-                self.config.preprocess.spacing_mm,
-                draft=None if draft is None else np.asarray(draft, dtype=np.float32),
-            )
+            if draft is None:
+                output = sampler.sample(edges, mask)
+            else:
+                output = sampler.revise(edges, mask, np.asarray(draft, dtype=np.float32))
             shown |= {f"{name}: truth": truth, f"{name}: output": output}
             shown[f"{name}: input"] = edges * 2.0 - 1 if draft is None else draft
             unit, true_unit = (from_model_units(volume, 0, 1) for volume in (output, truth))
@@ -159,9 +155,9 @@ class FlowTraining(lightning.LightningModule):
                 errors = dict(zip(ERRORS, error_levels(output, truth, mask), strict=True))
                 self.log_dict(errors, batch_size=1, sync_dist=True)
         if batch_index == 0 and self.trainer.is_global_zero:
-            from isochroma.images.slices import save_preview
+            from isochroma.images.slices import save_slices
 
-            save_preview(self.folder / "previews" / f"step-{self.global_step:06d}.png", shown)
+            save_slices(self.folder / "previews" / f"step-{self.global_step:06d}.png", shown)
 
 
 class Export(lightning.Callback):
@@ -183,6 +179,15 @@ class Export(lightning.Callback):
             "steps_done": trainer.global_step,
             **{k: round(v, 4) for k, v in scores.items() if k.startswith("val_")},
         }
-        errors = tuple(round(scores[name], 4) for name in ERRORS)
-        config = dataclasses.replace(module.config, errors=errors, training=record)
+        validation = Validation(
+            psnr=round(scores["val_psnr"], 4),
+            ssim=round(scores["val_ssim"], 4),
+            errors=tuple(round(scores[name], 4) for name in ERRORS),
+        )
+        config = dataclasses.replace(
+            module.config,
+            capabilities=Capabilities(second_pass=module.settings.draft_share > 0),
+            validation=validation,
+            training=record,
+        )
         save_model(module.folder, module.network.state_dict(), config)

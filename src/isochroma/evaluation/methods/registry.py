@@ -36,8 +36,7 @@ from isochroma.images.preprocess import (
     intensity_limits,
     to_model_units,
 )
-from isochroma.method.sampling import PAPER_SAMPLING, SamplingSettings
-from isochroma.pipeline import Harmonizer
+from isochroma.pipeline import PAPER_SAMPLING, Harmonizer, SamplingSettings
 
 PROBABILITIES = np.linspace(0, 1, 101)
 PACKAGE = f"intensity-normalization {version('intensity-normalization')}"
@@ -270,14 +269,14 @@ class Ours(Stateless):
         self.settings = {
             "method": "isochroma",
             "model": self.harmonizer.config.sha256,
-            "errors": self.harmonizer.config.errors,
+            "errors": self.harmonizer.config.validation.errors,
             "edges": dataclasses.asdict(self.harmonizer.config.edges),
             "sampling": sampled,
         }
 
     def apply(self, scan: Prepared, seed: int = 0) -> np.ndarray:
         self.harmonizer.sampling = dataclasses.replace(self.harmonizer.sampling, seed=seed)
-        return self.harmonizer.translate(scan)
+        return self.harmonizer.render(scan).output
 
 
 class Command(Stateless):

@@ -1,0 +1,75 @@
+"""`isochroma evaluate`: does a method harmonize, and does it keep the anatomy?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isochroma.cli.app import command, report, require
+from isochroma.cli.options import OUTPUT, ModelName, Seed, Threads, Verbose
+from isochroma.cli.progress import progress_display
+from isochroma.errors import InputError
+
+
+@command("evaluate")
+def evaluate(
+    study: Annotated[Path, typer.Argument(help="Study file (.tsv, .yaml) or BIDS folder.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder of the report.", rich_help_panel=OUTPUT),
+    ],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Method to compare (repeat; default: all), see docs/evaluation.md.",
+        ),
+    ] = None,
+    own: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--command", help="Your own method: 'NAME=COMMAND {input} {output}' (repeat)."
+        ),
+    ] = None,
+    model: ModelName = "default",
+    core: Annotated[
+        list[str] | None,
+        typer.Option(help="Limit this slow method to the study's core scans (repeat)."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One scan a group, few methods: a look, no verdict.")
+    ] = False,
+    seed: Seed = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes and threads at once.")] = 2,
+    threads: Threads = None,
+    verbose: Verbose = False,
+) -> None:
+    """Judge harmonization: one report on closeness, anatomy, downstream tasks and the site audit.
+
+    Writes report.html, results.csv and summary.json. Run the command again to resume.
+    """
+    measuring = require("evaluate", "isochroma.evaluation.measuring")
+    methods = require("evaluate", "isochroma.evaluation.methods.registry")
+    run = require("evaluate", "isochroma.evaluation.run")
+
+    names = method or (methods.QUICK_METHODS if quick else list(methods.METHODS))
+    compared = methods.named_methods(names, model)
+    own_names = []
+    for text in own or []:
+        name, separator, template = text.partition("=")
+        if not separator:
+            msg = f"--command {text!r}: write NAME=COMMAND."
+            raise InputError(msg)
+        compared.append(methods.Command(name, template))
+        own_names.append(name)
+    output.mkdir(parents=True, exist_ok=True)
+    shipped = methods.named_methods([n for n in core or [] if n not in own_names], model)
+    limited = [known.name for known in shipped] + [n for n in core or [] if n in own_names]
+    budget = measuring.QUICK if quick else measuring.FULL
+    evaluation = run.Evaluation(study, output, compared, limited, budget, seed, jobs)
+    with progress_display():
+        result = evaluation.run()
+    for failure in result["failures"]:
+        report(RuntimeError(f"{failure['scan']}, {failure['method']}: {failure['error']}"))
+    typer.echo(output / "report.html")

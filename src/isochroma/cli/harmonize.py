@@ -1,0 +1,243 @@
+"""`isochroma harmonize`: scans in, the same heads as the target scanner shows them out."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from isochroma.cli.app import command, registered, report
+from isochroma.cli.options import (
+    INPUT,
+    OUTPUT,
+    SAMPLING,
+    Device,
+    MaxMemory,
+    ModelName,
+    Precision,
+    Runtime,
+    Seed,
+    Threads,
+    Verbose,
+)
+from isochroma.cli.progress import progress_display
+from isochroma.errors import InputError, about
+
+if TYPE_CHECKING:
+    from isochroma.checks import ScanWarning
+    from isochroma.outputs import OutputFiles
+    from isochroma.pipeline import Harmonizer, Image, SamplingSettings
+
+DTYPES = ("float32", "input")
+
+
+@command("harmonize")
+def harmonize(
+    scans: Annotated[list[Path], typer.Argument(metavar="IN...", help="Scans: .nii[.gz], .mgz.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="A folder; or a file name, for one scan.", rich_help_panel=OUTPUT
+        ),
+    ],
+    model: ModelName = "default",
+    mask: Annotated[
+        Path | None, typer.Option(help="Brain mask on the scan's grid.", rich_help_panel=INPUT)
+    ] = None,
+    n4: Annotated[
+        bool,
+        typer.Option("--n4/--no-n4", help="Correct the bias field.", rich_help_panel=INPUT),
+    ] = True,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Steps of the solver (default: 1; with --paper 15).",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = None,
+    solver: Annotated[
+        str | None,
+        registered(
+            "isochroma.method.flow:SOLVERS",
+            "Solver of the flow (default: euler; with --paper midpoint).",
+            SAMPLING,
+        ),
+    ] = None,
+    refine: Annotated[
+        str | None,
+        registered(
+            "isochroma.pipeline:REFINEMENTS",
+            "Refinement (default: local; with --paper paper).",
+            SAMPLING,
+        ),
+    ] = None,
+    revise: Annotated[
+        bool | None,
+        typer.Option(
+            "--revise/--no-revise",
+            help="Second pass after the local refinement (default: if the model can).",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = None,
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper",
+            help="The paper's sampling: 15 midpoint steps, its refinement.",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    runtime: Runtime = "torch",
+    max_memory: MaxMemory = 8.0,
+    threads: Threads = None,
+    outside: Annotated[
+        str,
+        registered("isochroma.pipeline:OUTSIDE", "Voxels outside the brain.", OUTPUT),
+    ] = "zero",
+    dtype: Annotated[
+        str,
+        registered("isochroma.cli.harmonize:DTYPES", "Voxel type of the output.", OUTPUT),
+    ] = "float32",
+    uncertainty: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Also write a map of the spread over so many runs.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = 0,
+    preview: Annotated[
+        bool,
+        typer.Option("--preview", help="Also write a before/after PNG.", rich_help_panel=OUTPUT),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace existing outputs.", rich_help_panel=OUTPUT),
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Harmonize scans: each becomes the same head as the target scanner would have shown it.
+
+    Beside each output stand its brain mask and a JSON sidecar that says how it was made.
+    """
+    from isochroma.images.io import load
+    from isochroma.method.sampling import ComputeSettings
+    from isochroma.outputs import plan_outputs
+    from isochroma.pipeline import Harmonizer
+
+    planned = plan_outputs(scans, output, overwrite)
+    if mask is not None and len(scans) > 1:
+        msg = "a mask goes with one scan. Harmonize scans with masks one at a time."
+        raise InputError(msg, "mask")
+    if uncertainty == 1:
+        msg = "an uncertainty map takes 2 runs or more, not 1."
+        raise InputError(msg, "uncertainty")
+    harmonizer = Harmonizer.from_pretrained(
+        model,
+        choose_sampling(paper, seed, steps=steps, solver=solver, refine=refine, revise=revise),
+        ComputeSettings(device, precision, runtime, max_memory),
+        n4,
+        outside,
+    )
+    if revise and not harmonizer.revises:
+        msg = (
+            "the second pass needs the local refinement, and a model trained for it. Leave it out."
+        )
+        raise InputError(msg, "revise")
+    given = load(mask) if mask is not None else None
+    failed = 0
+    with progress_display() as display:
+        for path, files in planned.items():
+            display.task = path.name
+            try:
+                warnings = harmonize_file(
+                    harmonizer, path, files, given, dtype, uncertainty, preview
+                )
+            except InputError as error:
+                failed += 1
+                report(error)
+                continue
+            typer.echo(files.image)
+            for warning in warnings:
+                typer.echo(f"isochroma: warning, {path.name}: {warning.text}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def choose_sampling(paper: bool, seed: int, **changes: Any) -> SamplingSettings:
+    """Build the sampling settings from options.
+
+    Parameters
+    ----------
+    paper : bool
+        Start from the paper's settings.
+    seed : int
+        Of the initial noise.
+    **changes
+        Fields to set; None leaves a field as it is.
+
+    Returns
+    -------
+    sampling : SamplingSettings
+    """
+    from isochroma.pipeline import PAPER_SAMPLING, SamplingSettings
+
+    chosen = {name: value for name, value in changes.items() if value is not None}
+    start = PAPER_SAMPLING if paper else SamplingSettings()
+    return dataclasses.replace(start, seed=seed, **chosen)
+
+
+def harmonize_file(
+    harmonizer: Harmonizer,
+    path: Path,
+    files: OutputFiles,
+    mask: Image | None,
+    dtype: str,
+    runs: int,
+    preview: bool,
+) -> list[ScanWarning]:
+    """Harmonize one file and write its outputs.
+
+    Parameters
+    ----------
+    harmonizer : Harmonizer
+        The model and its settings.
+    path : Path
+        The scan.
+    files : OutputFiles
+        Where the outputs go.
+    mask : SpatialImage or None
+        Brain mask on the scan's grid.
+    dtype : str
+        Name in `DTYPES`.
+    runs : int
+        Runs of the uncertainty map; 0 for none.
+    preview : bool
+        Whether to write a PNG.
+
+    Returns
+    -------
+    warnings : list of ScanWarning
+        What is unusual about the scan or the result.
+    """
+    from isochroma.images.io import load
+    from isochroma.outputs import sidecar, write_outputs
+    from isochroma.stages import record, stage
+    from isochroma.uncertainty import estimate_uncertainty
+
+    with record() as seconds:
+        with stage("load"):
+            scan = load(path)
+        with about(path):
+            kind = scan.get_data_dtype() if dtype == "input" else dtype
+            result = harmonizer.run(scan, mask, kind)
+            spread = estimate_uncertainty(harmonizer, result, runs) if runs else None
+    content = sidecar(result, path, seconds, spread)
+    write_outputs(files, result, content, spread, preview)
+    return [*result.warnings, *(spread.warnings if spread else ())]
