@@ -19,7 +19,7 @@ check: $(DEV)
 
 docs: $(DOCS)
 	$(PYTHON) -m isochroma.evaluation.measures docs/measures.md
-	$(PYTHON) -m typer isochroma.cli utils docs --name isochroma --title "Command line" --output docs/commands.md
+	$(PYTHON) docs/commands.py docs/commands.md
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 $(CORE): pyproject.toml constraints.txt
