@@ -1,6 +1,6 @@
 """Tables of the evaluation, in Markdown: python benchmarks/evaluation_table.py [SUMMARY].
 
-With --short those of the README: fewer methods, and fewer measures of each part.
+With --short the main ones of docs/results.md: fewer methods, and fewer measures of each part.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     """Print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("summary", nargs="?", type=Path, default=SUMMARY)
-    parser.add_argument("--short", action="store_true", help="as in the README")
+    parser.add_argument("--short", action="store_true", help="the main measures")
     options = parser.parse_args()
     summary = json.loads(options.summary.read_text())
     methods = SHORT_METHODS if options.short else list(summary["methods"])

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 SUMMARY = Path(__file__).with_name("evaluation.json")
-METHODS = ("raw", "histogram matching", "isochroma")
+DIGITS = 2
+METHODS = ("isochroma", "raw", "histogram matching")
 T1W_PROTOCOLS = ("mprage-1.5T", "mprage-3T", "spgr-1.5T", "spgr-3T", "se-t1-1.5T")
 Record = dict[str, Any]
 
@@ -30,20 +31,21 @@ class Results:
         return self.records[part, group, measure, method]["mean"]
 
     def line(self, part: str, group: str, measure: str, best: float) -> list[str]:
-        """Return the number of scans and a cell for each method; the one nearest `best` is bold."""
+        """Return the number of scans and a cell for each method, bold if nearest to `best`."""
         found = [self.records[part, group, measure, method] for method in METHODS]
-        cells = [number(record) for record in found]
-        distances = [abs(record["mean"] - best) for record in found]
-        nearest = distances.index(min(distances))
-        cells[nearest] = f"**{cells[nearest]}**"
-        return [str(found[-1]["scans"]), *cells]
+        distances = [abs(round(record["mean"], DIGITS) - best) for record in found]
+        cells = [
+            f"**{number(record)}**" if distance == min(distances) else number(record)
+            for record, distance in zip(found, distances, strict=True)
+        ]
+        return [str(found[0]["scans"]), *cells]
 
 
 def number(record: Record) -> str:
     """Format a mean and its 95 % interval; one person has none."""
-    if record["persons"] < 2:
-        return f"{record['mean']:.3f}"
-    return f"{record['mean']:.3f} [{record['low']:.3f}, {record['high']:.3f}]"
+    names = ("mean",) if record["persons"] < 2 else ("mean", "low", "high")
+    mean, *interval = (f"{record[name]:.{DIGITS}f}" for name in names)
+    return f"{mean} [{', '.join(interval)}]" if interval else mean
 
 
 def rows(results: Results) -> list[tuple[str, list[tuple[str, list[str]]]]]:
@@ -60,19 +62,19 @@ def rows(results: Results) -> list[tuple[str, list[tuple[str, list[str]]]]]:
 
     ours = {name: results.mean("truth", name, "ssim", "isochroma") for name in T1W_PROTOCOLS}
     best, worst = max(ours, key=ours.__getitem__), min(ours, key=ours.__getitem__)
-    t1w = [truth(best, f"{best} (our best of 5)"), truth(worst, f"{worst} (our worst of 5)")]
-    rescan = ("two scans, one scanner", results.line("pairs", "rescan", "ssim", best=1))
+    t1w = [truth(best, f"{best} (best of 5)"), truth(worst, f"{worst} (worst of 5)")]
+    rescan = ("one person, one scanner", results.line("pairs", "rescan", "ssim", best=1))
     return [
-        ("SSIM with the truth, from T1w", t1w),
-        ("SSIM with the truth, from T2w", [truth("tse-t2-3T"), truth("se-t2-1.5T")]),
-        ("SSIM with the truth, from PD, FLAIR", [truth("tse-pd-1.5T"), truth("flair-3T")]),
-        ("SSIM of a person's two scans", [rescan]),
-        ("Dice of tissues, network", [dice("T1w", "T1w"), dice("tse-t2-3T", "T2w (tse-t2-3T)")]),
+        ("From T1w, SSIM with truth", t1w),
+        ("From T2w, SSIM with truth", [truth("tse-t2-3T"), truth("se-t2-1.5T")]),
+        ("From PD, FLAIR, SSIM with truth", [truth("tse-pd-1.5T"), truth("flair-3T")]),
+        ("Rescan, SSIM of the two", [rescan]),
+        ("Tissue segmentation, Dice", [dice("T1w", "T1w"), dice("tse-t2-3T", "T2w (tse-t2-3T)")]),
         (
-            "Lesion contrast kept, 1 is best",
+            "Lesion contrast kept",
             [
                 lesions("ds002748, mprage-1.5T with lesions", "planted, T1w"),
-                lesions("ms07, T1wpost", "MS, T1w with gadolinium"),
+                lesions("ms07, T1wpost", "MS, T1w gadolinium"),
             ],
         ),
     ]
