@@ -20,12 +20,12 @@ SHORT = {
     "age": ("absolute error", "r2"),
 }
 SHORT_METHODS = (
+    "isochroma",
     "raw",
     "histogram matching",
     "BlindHarmony",
     "isochroma, paper mode",
     "isochroma, edges alone",
-    "isochroma",
     "target mean",
 )
 
@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="the main measures")
     options = parser.parse_args()
     summary = json.loads(options.summary.read_text())
-    methods = SHORT_METHODS if options.short else list(summary["methods"])
+    methods = sorted(summary["methods"], key=lambda name: name != "isochroma")  # ours first
+    if options.short:
+        methods = list(SHORT_METHODS)
     for part, (title, text) in PARTS.items():
         chosen = [
             record
@@ -50,7 +52,7 @@ def main() -> None:
         elif chosen:  # chance levels of the site audit stand beside the methods
             levels = dict.fromkeys(record["method"] for record in chosen)
             columns = [*methods, *(name for name in levels if name not in methods)]
-            print(f"## {title}\n\n{text}\n\n{markdown(chosen, columns)}\n")
+            print(f"### {title}\n\n{text}\n\n{markdown(chosen, columns)}\n")
 
 
 if __name__ == "__main__":
