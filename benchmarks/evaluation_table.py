@@ -1,6 +1,6 @@
 """Tables of the evaluation, in Markdown: python benchmarks/evaluation_table.py [SUMMARY].
 
-With --short the main ones of docs/results.md: fewer methods, and fewer measures of each part.
+The parts of docs/tables.md; with --short those of docs/results.md: fewer methods and measures.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="the main measures")
     options = parser.parse_args()
     summary = json.loads(options.summary.read_text())
-    methods = sorted(summary["methods"], key=lambda name: name != "isochroma")  # ours first
-    if options.short:
-        methods = list(SHORT_METHODS)
+    summary["methods"] = sorted(summary["methods"], key=lambda name: name != "isochroma")
+    methods = SHORT_METHODS if options.short else list(summary["methods"])
     for part, (title, text) in PARTS.items():
         chosen = [
             record
@@ -52,7 +51,7 @@ def main() -> None:
         elif chosen:  # chance levels of the site audit stand beside the methods
             levels = dict.fromkeys(record["method"] for record in chosen)
             columns = [*methods, *(name for name in levels if name not in methods)]
-            print(f"### {title}\n\n{text}\n\n{markdown(chosen, columns)}\n")
+            print(f"## {title}\n\n{text}\n\n{markdown(chosen, columns)}\n")
 
 
 if __name__ == "__main__":
