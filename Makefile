@@ -16,6 +16,7 @@ test: $(DEV)
 
 check: $(DEV)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+	$(VENV)/bin/numpydoc lint $$(find src -name '*.py')
 
 docs: $(DOCS)
 	$(PYTHON) -m isochroma.evaluation.measures docs/measures.md
