@@ -1,4 +1,4 @@
-"""Preview pictures: layout and orientation."""
+"""Pictures of slices: layout and orientation."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from isochroma.images.slices import save_preview
+from isochroma.images.slices import save_slices
 
 SHAPE = (40, 50, 44)
 
 
 def picture(path: Path, volume: np.ndarray, **options: tuple[float, float]) -> np.ndarray:
-    """(height, width) grey levels of a preview at one pixel a voxel, its title painted over."""
-    save_preview(path, {"": volume}, **options)
+    """(height, width) grey levels of a picture at one pixel a voxel, its title painted over."""
+    save_slices(path, {"": volume}, **options)
     image = Image.open(path)
     return np.asarray(image)[::2, ::2]
 
@@ -43,7 +43,7 @@ EVERYWHERE = slice(None)
 class TestBasic:
     def test_size_is_a_row_a_volume(self, tmp_path: Path) -> None:
         volumes = {name: np.zeros(SHAPE) for name in ("source", "harmonized", "truth")}
-        path = save_preview(tmp_path / "preview.png", volumes)
+        path = save_slices(tmp_path / "preview.png", volumes)
         assert path == tmp_path / "preview.png"
         image = Image.open(path)
         assert image.format == "PNG"
@@ -91,5 +91,5 @@ class TestBasic:
     def test_existing_picture_is_replaced(self, tmp_path: Path) -> None:
         path = tmp_path / "p.png"
         path.write_text("old")
-        save_preview(path, {"a": np.zeros(SHAPE)})
+        save_slices(path, {"a": np.zeros(SHAPE)})
         assert Image.open(path).format == "PNG"
