@@ -1,3 +1,5 @@
+"""Warnings: codes, texts and values for known geometry."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -5,121 +7,84 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fixtures_pipeline import config, head_image, random_network
-from isochroma import checks, uncertainty
-from isochroma.errors import InputError
+from conftest import distance_from_centre
+from isochroma.checks import ScanWarning, check_refinement, check_scan
 from isochroma.images.grid import Grid
 from isochroma.images.preprocess import Prepared
 from isochroma.models.config import TargetDomain
-from isochroma.pipeline import Harmonizer, Result
 
 
-@pytest.fixture(scope="module")
-def harmonizer() -> Harmonizer:
-    return Harmonizer(random_network(), config(training={"val_psnr": 20.0}), device="cpu")
+def grid_of(shape: tuple[int, ...], *voxel_mm: float) -> Grid:
+    return Grid(shape, np.diag([*voxel_mm, 1.0]))
 
 
-@pytest.fixture(scope="module")
-def result(harmonizer: Harmonizer) -> Result:
-    return harmonizer.run(head_image(), uncertainty=3)
+def box_shaped_brain(spacing_mm: float = 2.0) -> Prepared:
+    """A brain of 35 x 43 x 34 voxels."""
+    mask = np.zeros((44, 50, 42), bool)
+    mask[4:39, 3:46, 5:39] = True
+    grid = grid_of(mask.shape, *[spacing_mm] * 3)
+    return Prepared(mask.astype(np.float32), mask, grid, 0, 1)
 
 
-class TestUncertainty:
-    def test_zero_outside_and_not_inside(self, result: Result) -> None:
-        assert result.uncertainty is not None
-        spread, mask = (np.asarray(i.dataobj) for i in (result.uncertainty, result.mask))
-        assert spread.shape == mask.shape
-        assert (spread >= 0).all()
-        assert not spread[mask == 0].any()
-        assert 0.1 < spread[mask > 0].mean() < 200  # the target's range is 400
+class TestCheckScan:
+    TARGET = TargetDomain(smallest_mm=(68.0, 84.0, 66.0), largest_mm=(74.0, 90.0, 74.0))
 
-    def test_seeded(self, harmonizer: Harmonizer, result: Result) -> None:
-        a, b = (uncertainty.uncertainty(harmonizer, result.prepared, 2) for _ in range(2))
-        np.testing.assert_array_equal(a, b)
+    def found(
+        self, source: Prepared, *voxel_mm: float, target: TargetDomain | None = None
+    ) -> list[ScanWarning]:
+        return check_scan(source, grid_of((9, 9, 9), *voxel_mm), target or self.TARGET)
 
-    def test_more_noise_less_certain(self, harmonizer: Harmonizer, result: Result) -> None:
-        prepared = result.prepared
-        noise = 0.2 * np.random.default_rng(0).standard_normal(prepared.mask.shape)
-        noisy = np.where(prepared.mask, np.clip(prepared.image + noise, -1, 1), 0)
-        plain, worse = (
-            uncertainty.uncertainty(
-                harmonizer, dataclasses.replace(prepared, image=image.astype(np.float32)), 3
-            )[prepared.mask].mean()
-            for image in (prepared.image, noisy)
-        )
-        assert worse > 1.5 * plain
+    def test_none_for_a_head_like_the_targets(self) -> None:
+        assert self.found(box_shaped_brain(), 2, 2, 2) == []
 
-    def test_standard_deviation_of_two_runs(
-        self, harmonizer: Harmonizer, result: Result, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Outputs 0 and 1: their standard deviation is 1 / sqrt 2."""
-        outputs = iter([np.zeros(result.prepared.mask.shape), np.ones(result.prepared.mask.shape)])
-        monkeypatch.setattr(harmonizer, "translate", lambda prepared, edges: next(outputs))
-        spread = uncertainty.uncertainty(harmonizer, result.prepared, 2)
-        np.testing.assert_allclose(spread, 0.5**0.5, rtol=1e-6)
+    def test_fine_voxels(self) -> None:
+        (found,) = self.found(box_shaped_brain(), 2, 1.4, 1.5)
+        assert (found.code, found.value) == ("fine-voxels", pytest.approx(1.4))
+        assert found.text == "voxels of 2.0 x 1.4 x 1.5 mm: detail finer than 2 mm is lost."
 
-    @pytest.mark.parametrize("runs", [1, -2])
-    def test_too_few_runs(self, harmonizer: Harmonizer, runs: int) -> None:
-        with pytest.raises(InputError, match=f"2 runs or more, not {runs}"):
-            harmonizer.run(head_image(), uncertainty=runs)
+    def test_thick_voxels(self) -> None:
+        (found,) = self.found(box_shaped_brain(), 2, 2, 4)
+        assert (found.code, found.value) == ("thick-voxels", pytest.approx(4))
+        assert found.text == "voxels of 2.0 x 2.0 x 4.0 mm: the model was trained at 2 mm."
 
-    def test_a_share_that_is_unsure_is_told(self, result: Result) -> None:
-        share = result.record["Uncertainty"]["UnsureShare"]
-        assert 0 <= share <= 1
-        assert any("less certain" in each for each in result.record["Doubts"]) == (share > 0.05)
+    def test_both(self) -> None:
+        found = self.found(box_shaped_brain(), 1, 1, 4)
+        assert {each.code for each in found} == {"thick-voxels", "fine-voxels"}
+
+    def test_the_lower_third_is_missing(self) -> None:
+        source = box_shaped_brain()
+        mask = source.mask.copy()
+        mask[:, :, :17] = False
+        (found,) = self.found(dataclasses.replace(source, mask=mask), 2, 2, 2)
+        assert (found.code, found.value) == ("brain-size", pytest.approx(44))
+        assert found.text.startswith("the brain is 44 mm high, those of the target 66 to 74:")
+
+    def test_a_mask_that_is_too_wide(self) -> None:
+        wide = dataclasses.replace(self.TARGET, smallest_mm=(40.0,) * 3, largest_mm=(58.0, 90, 74))
+        (found,) = self.found(box_shaped_brain(), 2, 2, 2, target=wide)
+        assert (found.code, found.value) == ("brain-size", pytest.approx(70))
+        assert "70 mm wide" in found.text
+
+    def test_unknown_sizes(self) -> None:
+        assert self.found(box_shaped_brain(1.0), 1, 1, 1, target=TargetDomain()) == []
 
 
-class TestDoubts:
-    HEAD = TargetDomain(smallest_mm=(68.0, 84.0, 68.0), largest_mm=(74.0, 90.0, 74.0))
-
-    def test_none_for_a_head_like_the_targets(self, result: Result) -> None:
-        assert checks.doubts(result.prepared, np.full(3, 2.0), self.HEAD) == []
-
-    def test_thick_slices(self, result: Result) -> None:
-        (found,) = checks.doubts(result.prepared, np.array([2, 1.4, 1.4]), self.HEAD)
-        assert found == "voxels of 2.0 x 1.4 x 1.4 mm: detail finer than 2 mm is lost."
-        (found,) = checks.doubts(result.prepared, np.array([2, 2, 4.0]), self.HEAD)
-        assert "2.0 x 2.0 x 4.0 mm" in found
-
-    def test_the_lower_third_is_missing(self, result: Result) -> None:
-        mask = result.prepared.mask.copy()
-        mask[:, :, : mask.shape[2] // 3] = False
-        (found,) = checks.doubts(
-            dataclasses.replace(result.prepared, mask=mask), np.full(3, 2.0), self.HEAD
-        )
-        assert "mm high" in found
-        assert "68 to 74" in found
-
-    def test_unknown_sizes(self, result: Result) -> None:
-        assert checks.doubts(result.prepared, np.full(3, 2.0), TargetDomain()) == []
-
-    def test_extent_of_a_box(self) -> None:
-        mask = np.zeros((20, 20, 20), bool)
-        mask[2:12, 3:18, 5:10] = True
-        np.testing.assert_array_equal(checks.brain_extent(mask), [10, 15, 5])
-
-    def test_a_stray_voxel_does_not_count(self) -> None:
-        mask = np.zeros((40, 40, 40), bool)
-        mask[2:22, 2:22, 2:22] = True
-        mask[39, 39, 39] = True
-        np.testing.assert_array_equal(checks.brain_extent(mask), [20, 20, 20])
-
-
-class TestStrangeness:
-    """A refinement that moves a ball of ever larger size."""
+class TestCheckRefinement:
+    """A refinement that moves a ball of ever larger size, of a model that errs by 0.15."""
 
     ERROR = 0.15
+    SHAPE = (60, 60, 60)
 
-    def found(self, radius_mm: float, change: float = 1.0, spacing_mm: float = 1.0) -> list[str]:
-        shape = (60, 60, 60)
+    def found(
+        self, radius_mm: float, change: float = 1.0, spacing_mm: float = 1.0
+    ) -> list[ScanWarning]:
         rng = np.random.default_rng(0)
-        output = np.clip(0.4 * rng.standard_normal(shape), -1, 1)
-        refined = output + self.ERROR * rng.standard_normal(shape)
-        distance = np.sqrt(((np.indices(shape) - 30) ** 2).sum(0)) * spacing_mm
-        refined[distance < radius_mm] -= change
-        grid = Grid(shape, np.diag([spacing_mm] * 3 + [1]))
-        prepared = Prepared(output, np.ones(shape, dtype=bool), grid, 0, 1)
-        return checks.strangeness(output, refined, prepared, self.ERROR)
+        first = np.clip(0.4 * rng.standard_normal(self.SHAPE), -1, 1)
+        refined = first + self.ERROR * rng.standard_normal(self.SHAPE)
+        refined[distance_from_centre(self.SHAPE) * spacing_mm < radius_mm] -= change
+        grid = grid_of(self.SHAPE, *[spacing_mm] * 3)
+        source = Prepared(first, np.ones(self.SHAPE, dtype=bool), grid, 0, 1)
+        return check_refinement(first, refined, source, self.ERROR)
 
     def test_errors_like_the_models_are_usual(self) -> None:
         assert self.found(0) == []
@@ -132,12 +97,18 @@ class TestStrangeness:
 
     @pytest.mark.parametrize(("radius", "spacing"), [(14, 1.0), (14, 0.9), (18, 1.2)])
     def test_a_large_one_is_told_with_its_size(self, radius: float, spacing: float) -> None:
-        (doubt,) = self.found(radius, spacing_mm=spacing)
-        size = float(doubt.removeprefix("a region of ").split()[0])
-        assert size == pytest.approx(4 / 3 * np.pi * radius**3 / 1000, rel=0.2)
+        (found,) = self.found(radius, spacing_mm=spacing)
+        assert found.code == "unexplained-region"
+        assert found.value == pytest.approx(4 / 3 * np.pi * radius**3 / 1000, rel=0.2)
+        assert found.text.startswith(f"a region of {found.value:.0f} ml ")
 
-    def test_stands_in_the_record(
-        self, harmonizer: Harmonizer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(checks, "strangeness", lambda *given: ["strange."])
-        assert "strange." in harmonizer.run(head_image()).record["Doubts"]
+    def test_two_small_ones_do_not_add_up(self) -> None:
+        """Of 2.1 ml each."""
+        first = np.zeros(self.SHAPE)
+        refined = first.copy()
+        where = np.indices(self.SHAPE)
+        for centre in (14, 45):
+            refined[np.sqrt(((where - centre) ** 2).sum(0)) < 8] = 1
+        grid = grid_of(self.SHAPE, 1, 1, 1)
+        source = Prepared(first, np.ones(self.SHAPE, dtype=bool), grid, 0, 1)
+        assert check_refinement(first, refined, source, self.ERROR) == []

@@ -1,49 +1,44 @@
-"""The pipeline: geometry, determinism, tiles, records and refusals."""
+"""The pipeline: geometry, masks, determinism, passes, records and refusals."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from scipy import ndimage
 
+import isochroma
 from fixtures_pipeline import (
     RAS,
     SHAPE,
     SPACING_MM,
-    TINY,
     AnalyticNetwork,
     axes_to_affine,
     config,
     head,
     head_image,
-    random_network,
     save_tiny_model,
+    tiny_harmonizer,
     world_of,
 )
 from isochroma.errors import InputError
-from isochroma.method import flow
+from isochroma.images.brain import find_brain
+from isochroma.images.grid import pad_to_multiple
+from isochroma.images.preprocess import Prepared, prepare
 from isochroma.method.edges import canny
-from isochroma.method.network import COMPACT, PAPER, NetworkSettings
-from isochroma.method.refinement import follow_source, keep_structure
-from isochroma.method.sampling import (
+from isochroma.method.sampling import ComputeSettings
+from isochroma.models.config import Capabilities, TargetDomain, Validation
+from isochroma.pipeline import (
     PAPER_SAMPLING,
+    Harmonizer,
     SamplingSettings,
-    choose_device,
-    pad_to_multiple,
-    sample,
-    tile_boxes,
-    tile_edge,
-    tile_window,
-    tiled,
+    white_matter_modes,
 )
-from isochroma.pipeline import Harmonizer
+from isochroma.stages import Event, listening
 
 COS, SIN = 2 * np.cos(0.4), 2 * np.sin(0.4)
 GRIDS = {
@@ -55,9 +50,19 @@ GRIDS = {
 }
 
 
+UNREFINED = SamplingSettings(refine="none")
+
+
 @pytest.fixture(scope="module")
 def harmonizer() -> Harmonizer:
-    return Harmonizer(random_network(), config(), device="cpu")
+    return tiny_harmonizer()
+
+
+@pytest.fixture(scope="module")
+def source() -> Prepared:
+    """`head_image` on the model grid."""
+    scan = head_image()
+    return prepare(scan, find_brain(scan).mask, config().preprocess)
 
 
 def image_on(grid: str, dtype: type = np.float32) -> nib.Nifti1Image:
@@ -67,8 +72,12 @@ def image_on(grid: str, dtype: type = np.float32) -> nib.Nifti1Image:
 
 def analytic(image: object, **options: object) -> Harmonizer:
     """A harmonizer whose network carries every state to `image(condition)`, not refined."""
-    options.setdefault("sampling", SamplingSettings(refine="none"))
-    return Harmonizer(AnalyticNetwork(image), config(), device="cpu", **options)
+    return tiny_harmonizer(UNREFINED, AnalyticNetwork(image), **options)
+
+
+def volume(values: np.ndarray) -> torch.Tensor:
+    """(1, 1, I, J, K) what a network gives for a volume on the model grid: padded."""
+    return torch.from_numpy(pad_to_multiple(values.astype(np.float32), 4))[None, None]
 
 
 class TestBasic:
@@ -112,11 +121,12 @@ class TestBasic:
     def test_network_sees_the_scans_own_edges(self) -> None:
         """One Euler step of v = map - x gives the edge map: 1, -1 elsewhere, 0 outside."""
         result = analytic(lambda condition: condition[:, :1]).run(head_image())
-        prepared = result.prepared
-        edges = canny(prepared.image, prepared.mask, config().edges)
-        assert 0.1 < edges[prepared.mask].mean() < 0.3
-        expected = np.where(prepared.mask, 2.0 * edges - 1, 0)
-        np.testing.assert_allclose(result.output, expected, atol=1e-6)
+        source = result.source
+        edges = result.rendering.edges
+        np.testing.assert_array_equal(edges, canny(source.image, source.mask, config().edges))
+        assert edges.sum() == pytest.approx(config().edges.fraction * source.mask.sum(), rel=0.05)
+        expected = np.where(source.mask, 2.0 * edges - 1, 0)
+        np.testing.assert_allclose(result.rendering.output, expected, atol=1e-6)
 
     def test_values_lie_in_the_targets_range(self, harmonizer: Harmonizer) -> None:
         values = np.asarray(harmonizer(head_image()).dataobj)
@@ -163,19 +173,27 @@ class TestBasic:
         scan = head_image((80, 96, 80), affine)
         settings = dataclasses.replace(config().preprocess, n4=True, spacing_mm=1.0)
         model = config(preprocess=settings)
-        result = Harmonizer(random_network(), model, device="cpu").run(scan)
-        assert result.record["Preprocessing"]["n4"] is True
-        assert result.record["BrainVolumeMl"] == pytest.approx(239, abs=3)
+        result = tiny_harmonizer(model_config=model).run(scan)
+        assert result.record.preprocess.n4
+        assert result.record.seconds["n4"] > 0
+        assert result.record.brain_ml == pytest.approx(239, abs=3)
         assert result.image.shape == (80, 96, 80)
         assert np.isfinite(np.asarray(result.image.dataobj)).all()
-        without = Harmonizer(random_network(), model, device="cpu", n4=False)
-        assert without.preprocess.n4 is False
 
-    def test_unsafe_choices_are_refused(self) -> None:
+    def test_without_bias_correction(self) -> None:
+        model = config(preprocess=dataclasses.replace(config().preprocess, n4=True))
+        record = tiny_harmonizer(model_config=model, n4=False).run(head_image()).record
+        assert not record.preprocess.n4
+        assert "n4" not in record.seconds
+
+    def test_a_type_too_small_for_the_target(self, harmonizer: Harmonizer) -> None:
+        with pytest.raises(InputError, match=r"^uint8 cannot hold .*\(up to 500\)") as caught:
+            harmonizer.run(head_image(), dtype=np.uint8)
+        assert caught.value.argument == "dtype"
+
+    def test_unknown_outside(self) -> None:
         with pytest.raises(InputError, match="'mean' is unknown; choose one of zero, source"):
-            Harmonizer(random_network(), config(), outside="mean")
-        with pytest.raises(InputError, match="'float8' is unknown; choose one of float32"):
-            Harmonizer(random_network(), config(), precision="float8")
+            tiny_harmonizer(outside="mean")
 
 
 class TestMasking:
@@ -191,10 +209,10 @@ class TestMasking:
         whole = rim + np.where(mask, 0, 777).astype(np.float32)  # not stripped: a mask is given
         scan = nib.Nifti1Image(whole, RAS)
         given_mask = nib.Nifti1Image(mask.astype(np.uint8), RAS)
-        kept = Harmonizer(random_network(), config(), device="cpu", outside="source")
+        kept = tiny_harmonizer(outside="source")
         values = np.asarray(kept(scan, given_mask).dataobj)
         assert (values[~mask] == 777).all()
-        zeroed = Harmonizer(random_network(), config(), device="cpu")
+        zeroed = tiny_harmonizer()
         same = np.asarray(zeroed(scan, given_mask).dataobj)
         np.testing.assert_array_equal(values[mask], same[mask])
 
@@ -210,7 +228,7 @@ class TestMasking:
     def test_mask_image(self, harmonizer: Harmonizer) -> None:
         scan = image_on("PSR")
         result = harmonizer.run(scan)
-        assert result.record["MaskOrigin"] == "stripped"
+        assert result.record.mask_origin == "stripped"
         np.testing.assert_array_equal(result.mask.affine, scan.affine)
         assert result.mask.get_data_dtype() == np.uint8
         np.testing.assert_array_equal(np.asarray(result.mask.dataobj), np.asarray(scan.dataobj) > 0)
@@ -218,7 +236,7 @@ class TestMasking:
     def test_given_mask_is_used(self, harmonizer: Harmonizer) -> None:
         smaller = np.linalg.norm(world_of(SHAPE, RAS) / [34, 42, 35], axis=-1) < 1
         result = harmonizer.run(head_image(), nib.Nifti1Image(smaller.astype(np.uint8), RAS))
-        assert result.record["MaskOrigin"] == "given"
+        assert result.record.mask_origin == "given"
         np.testing.assert_array_equal(np.asarray(result.mask.dataobj), smaller)
         np.testing.assert_array_equal(np.asarray(result.image.dataobj) != 0, smaller)
 
@@ -228,8 +246,9 @@ class TestMasking:
         other_affine = nib.Nifti1Image(head()[1].astype(np.uint8), moved)
         other_shape = nib.Nifti1Image(np.ones((44, 50, 41), np.uint8), RAS)
         for mask in (other_affine, other_shape):
-            with pytest.raises(InputError, match="the mask's grid"):
-                harmonizer(head_image(), mask)
+            with pytest.raises(InputError, match="^the mask's grid") as caught:
+                harmonizer.run(head_image(), mask)
+            assert caught.value.argument == "mask"
 
     def test_empty_mask(self, harmonizer: Harmonizer) -> None:
         with pytest.raises(InputError, match="holds 0 ml"):
@@ -240,7 +259,7 @@ class TestReproducible:
     sampling = SamplingSettings(steps=2, solver="heun", seed=3)
 
     def run(self, sampling: SamplingSettings, scan: nib.Nifti1Image | None = None) -> np.ndarray:
-        harmonizer = Harmonizer(random_network(), config(), sampling, device="cpu")
+        harmonizer = tiny_harmonizer(sampling)
         return np.asarray(harmonizer(scan or head_image()).dataobj)
 
     def test_same_seed_same_voxels(self) -> None:
@@ -270,7 +289,7 @@ class TestReproducible:
         there = nib.orientations.axcodes2ornt(tuple(codes))
         turned = scan.as_reoriented(there)
         assert not np.allclose(turned.affine, scan.affine)
-        harmonizer = Harmonizer(random_network(), config(), self.sampling, device="cpu")
+        harmonizer = tiny_harmonizer(self.sampling)
         expected = np.asarray(harmonizer(scan).as_reoriented(there).dataobj)
         values = np.asarray(harmonizer(turned).dataobj)
         np.testing.assert_allclose(values, expected, atol=0.05)
@@ -278,332 +297,267 @@ class TestReproducible:
         assert np.abs(upside_down - expected).mean() > 1  # the comparison can fail
 
 
-class TestTiles:
-    def test_pointwise_network_is_tiled_exactly(self) -> None:
-        network = AnalyticNetwork(lambda condition: torch.sin(9 * condition[:, 1:2]))
-        x = torch.randn(1, 1, 56, 40, 48)
-        condition = torch.rand(1, 4, 56, 40, 48)
-        t = torch.zeros(1)
-        whole = network(x, t, condition)
-        network.times.clear()
-        blended = tiled(network, x, t, condition, 24)
-        assert len(network.times) > 8
-        torch.testing.assert_close(blended, whole, atol=1e-5, rtol=1e-5)
-
-    def test_tiled_velocity_agrees_with_the_whole(self) -> None:
-        """A receptive field of 13 voxels each way, in an overlap of 32; no shortcut from x to the
-        velocity, which would agree by itself.
-        """
-        settings = NetworkSettings(width=4, multipliers=(1,), space_to_depth=1, data_std=None)
-        network = random_network(settings)
-        shape = (160, 24, 20)
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn((1, 1, *shape), generator=generator)
-        condition = torch.rand((1, 4, *shape), generator=generator)
-        t = torch.full((1,), 0.3)
-        with torch.inference_mode():
-            whole = network(x, t, condition)
-            blended = tiled(network, x, t, condition, 96)  # 0 to 96 and 64 to 160
-        assert (blended - whole).square().mean().sqrt() / whole.std() < 0.01
-        apart = (blended - whole)[0, 0].abs().amax((1, 2))
-        assert apart[64:96].max() > 0  # it was tiled
-        assert apart[:64].max() < 1e-5
-        assert apart[96:].max() < 1e-5
-
-    def test_memory_bound_picks_the_tile(self) -> None:
-        for settings in (COMPACT, NetworkSettings(width=4, multipliers=(1,))):
-            network = random_network(settings)
-            edges = [tile_edge(network, gb) for gb in (0.01, 0.1, 1, 8, 64)]
-            assert edges == sorted(edges)
-            assert edges[0] < edges[2] < edges[-1]
-            assert all(edge % settings.divisor == 0 for edge in edges)
-            assert edges[0] >= 3 * settings.divisor
-
-    def test_default_bound_holds_a_whole_brain_of_the_compact_network(self) -> None:
-        network = random_network(COMPACT)
-        assert tile_edge(network, 8.0) ** 3 > 160 * 200 * 160
-        assert tile_edge(AnalyticNetworkOf(PAPER), 8.0) ** 3 < 160 * 200 * 160
-
-    def test_small_memory_gives_the_same_image(self) -> None:
-        network = AnalyticNetwork(lambda condition: condition[:, :1] + condition[:, 2:3])
-        rng = np.random.default_rng(0)
-        mask = np.ones((70, 60, 50), bool)
-        edges = rng.random(mask.shape) < 0.1
-        whole = sample(network, edges, mask, SamplingSettings())
-        assert len(network.times) == 1
-        bound = 1.01 * 24**3 * 4 * 12 * TINY.width / TINY.space_to_depth**3 / 1e9
-        assert tile_edge(network, bound) == 24
-        by_tiles = sample(network, edges, mask, SamplingSettings(), max_memory_gb=bound)
-        assert len(network.times) > 30
-        np.testing.assert_allclose(by_tiles, whole, atol=1e-5)
-        assert whole.std() > 0.1
-
-    def test_small_memory_in_the_pipeline(self) -> None:
-        """Tiles of 12 voxels, 4 shared, give the same head where the network looks at no
-        neighbour.
-        """
-
-        def edges(condition: torch.Tensor) -> torch.Tensor:
-            return condition[:, :1]
-
-        whole, tiles = analytic(edges), analytic(edges, max_memory_gb=1e-4)
-        a, b = (np.asarray(h(head_image()).dataobj) for h in (whole, tiles))
-        assert len(whole.network.times) == 1
-        assert len(tiles.network.times) > 30
-        np.testing.assert_allclose(a, b, atol=1e-2)
-
-    @given(
-        st.tuples(*[st.integers(1, 14)] * 3),
-        st.integers(3, 9),
-        st.sampled_from([1, 2, 4, 8]),
-    )
-    def test_tiles_cover_everything(
-        self, cells: tuple[int, int, int], size_cells: int, multiple: int
-    ) -> None:
-        shape = tuple(n * multiple for n in cells)
-        size = size_cells * multiple
-        overlap = min(32, size // 3)
-        weight = np.zeros(shape)
-        for box in tile_boxes(shape, size, overlap, multiple):
-            assert all(s.start % multiple == 0 and s.stop % multiple == 0 for s in box)
-            assert all(0 < s.stop - s.start <= size for s in box)
-            assert all(s.stop <= n for s, n in zip(box, shape, strict=True))
-            window = tile_window(tuple(s.stop - s.start for s in box), overlap)
-            assert window.min() > 0
-            assert window.max() <= 1 + 1e-5
-            weight[box] += window
-        assert weight.min() > 0
-
-    @given(st.tuples(*[st.integers(1, 30)] * 3), st.sampled_from([2, 4, 8, 16]))
-    def test_padding(self, shape: tuple[int, int, int], multiple: int) -> None:
-        volume = np.ones(shape, bool)
-        padded = pad_to_multiple(volume, multiple)
-        assert all(n % multiple == 0 for n in padded.shape)
-        assert all(0 <= p - n < multiple for p, n in zip(padded.shape, shape, strict=True))
-        i, j, k = shape
-        assert padded[:i, :j, :k].all()
-        assert padded.sum() == volume.sum()
-
-    @pytest.mark.parametrize("shape", [(33, 38, 29), (32, 36, 28), (9, 31, 17)])
-    def test_result_has_the_shape_of_the_mask(self, shape: tuple[int, int, int]) -> None:
-        mask = np.zeros(shape, bool)
-        mask[2:-2, 3:-1, 1:-3] = True
-        output = sample(random_network(), mask & False, mask, SamplingSettings())
-        assert output.shape == shape
-        assert output.dtype == np.float32
-        assert (output[~mask] == 0).all()
-        assert output[mask].std() > 0
-
-
-class AnalyticNetworkOf(torch.nn.Module):
-    """Settings without weights."""
-
-    def __init__(self, settings: NetworkSettings) -> None:
-        super().__init__()
-        self.settings = settings
-
-
-class TestSampling:
-    def test_paper_is_15_midpoint_steps_and_refinement(self) -> None:
-        assert SamplingSettings(15, "midpoint", "paper", False, 0) == PAPER_SAMPLING
-        network = AnalyticNetwork(lambda condition: condition[:, :1])
-        mask = np.ones((8, 8, 8), bool)
-        told: list[tuple[int, int]] = []
-        progress = lambda done, total: told.append((done, total))  # noqa: E731
-        sample(network, mask, mask, PAPER_SAMPLING, progress=progress)
-        assert len(network.times) == 30
-        np.testing.assert_allclose(network.times, np.arange(30) / 30, atol=1e-6)
-        assert told == [(n, 15) for n in range(1, 16)]
-
+class TestPasses:
     def test_default_is_one_evaluation_at_the_start(self) -> None:
-        assert SamplingSettings() == SamplingSettings(1, "euler", "local", True, 0)
         network = AnalyticNetwork(lambda condition: condition[:, :1])
-        mask = np.ones((8, 8, 8), bool)
-        sample(network, mask, mask, SamplingSettings())
+        tiny_harmonizer(network=network).run(head_image())
         assert network.times == [0.0]
 
-    @pytest.mark.parametrize("solver", list(flow.SOLVERS))
-    def test_evaluations(self, solver: str) -> None:
+    def test_the_papers_sampling(self, source: Prepared) -> None:
+        """30 evaluations, at k/30; then 6 steps of 0.005 up the correlation with the source."""
         network = AnalyticNetwork(lambda condition: condition[:, :1])
-        mask = np.ones((8, 8, 8), bool)
-        sample(network, mask, mask, SamplingSettings(steps=4, solver=solver))
-        assert len(network.times) == 4 * flow.EVALUATIONS[solver]
-
-    def test_coordinates_are_millimetres_about_the_brains_centre(self) -> None:
-        network = AnalyticNetwork(lambda condition: condition[:, 3:4])
-        mask = np.zeros((12, 12, 21), bool)
-        mask[2:-2, 2:-2, 5:16] = True  # centre: 10
-        output = sample(network, mask, mask, SamplingSettings(), spacing_mm=2.0)
-        expected = np.broadcast_to((np.arange(21) - 10) * 2.0 / 100, mask.shape)
-        np.testing.assert_allclose(output[mask], expected[mask], atol=1e-6)
-
-    def test_default_follows_the_source_by_the_models_own_error(self) -> None:
-        model = config(training={"val_psnr": 20.0})
-        assert model.validation_error == pytest.approx(0.2)
-        runs = [
-            Harmonizer(random_network(), model, SamplingSettings(refine=refine), device="cpu").run(
-                head_image()
-            )
-            for refine in ("none", "local")
-        ]
-        source = runs[0].prepared
-        expected, _ = follow_source(runs[0].output, source.image, source.mask, [0.2])
-        np.testing.assert_array_equal(runs[1].output, expected)
-        assert np.abs(expected - runs[0].output).max() > 0.01
-
-    def test_default_knows_where_the_model_errs(self) -> None:
-        model = config(training={"val_psnr": 20.0}, errors=(0.3, 0.05))
-        plain, output = (
-            Harmonizer(random_network(), model, SamplingSettings(refine=refine), device="cpu").run(
-                head_image()
-            )
-            for refine in ("none", "local")
-        )
-        source = plain.prepared
-        expected, _ = follow_source(plain.output, source.image, source.mask, [0.3, 0.05])
-        np.testing.assert_array_equal(output.output, expected)
-
-    def test_second_pass(self) -> None:
-        """Of a model that was trained for it: one Euler step from the draft, at its time, and the
-        structure of the source once more, by the first pass's variances.
-        """
-        plain, draft = (
-            Harmonizer(random_network(), config(), sampling, device="cpu").run(head_image())
-            for sampling in (SamplingSettings(refine="none"), SamplingSettings())
-        )
-        trained = config(training={"draft_share": 0.5})
-        harmonizer = Harmonizer(random_network(), trained, device="cpu")
-        twice = harmonizer.run(head_image())
-        mask = draft.prepared.mask
-        edges = canny(draft.prepared.image, mask, trained.edges)
-        second = sample(
-            random_network(), edges, mask, SamplingSettings(), spacing_mm=2.0, draft=draft.output
-        )
-        _, variance = follow_source(plain.output, draft.prepared.image, mask, [0.2])
-        expected = keep_structure(second, draft.prepared.image, mask, 0.2, variance)
-        np.testing.assert_allclose(twice.output, expected, atol=1e-5)
-        assert np.abs(expected - draft.output).max() > 0.01
-        assert "revise" in twice.record["Seconds"]
-
-    def test_second_pass_can_be_left_out(self) -> None:
-        trained = config(training={"draft_share": 0.5})
-        draft, left_out, unrefined = (
-            Harmonizer(random_network(), model, sampling, device="cpu").run(head_image())
-            for model, sampling in (
-                (config(), SamplingSettings()),
-                (trained, SamplingSettings(revise=False)),
-                (trained, SamplingSettings(refine="none")),
-            )
-        )
-        np.testing.assert_array_equal(left_out.output, draft.output)
-        assert "revise" not in unrefined.record["Seconds"]
-
-    def test_paper_refinement_raises_the_correlation(self) -> None:
-        unrefined = SamplingSettings(refine="none")
-        plain = Harmonizer(random_network(), config(), unrefined, device="cpu").run(head_image())
-        refining = SamplingSettings(refine="paper")
-        refined = Harmonizer(random_network(), config(), refining, device="cpu").run(head_image())
-        mask, source = plain.prepared.mask, plain.prepared.image
-        before, after = (np.corrcoef(r.output[mask], source[mask])[0, 1] for r in (plain, refined))
+        result = tiny_harmonizer(PAPER_SAMPLING, network).run(head_image())
+        np.testing.assert_allclose(network.times, np.arange(30) / 30, atol=1e-6)
+        first, output = result.rendering.first[source.mask], result.rendering.output[source.mask]
+        before, after = (np.corrcoef(y, source.image[source.mask])[0, 1] for y in (first, output))
         assert after > before + 0.01
-        assert plain.output[mask].mean() == pytest.approx(refined.output[mask].mean(), abs=1e-6)
+        assert np.sqrt(np.mean((output - first) ** 2)) == pytest.approx(0.03, abs=0.001)
+        assert output.mean() == pytest.approx(first.mean(), abs=1e-6)
+
+    def test_a_source_that_agrees_changes_nothing(self, source: Prepared) -> None:
+        """The first pass already is a function of the source: the refinement keeps it."""
+        network = AnalyticNetwork(lambda condition: volume(-0.5 * source.image))
+        rendering = tiny_harmonizer(network=network).run(head_image()).rendering
+        np.testing.assert_allclose(rendering.first, -0.5 * source.image, atol=1e-6)
+        assert np.abs(rendering.output - rendering.first).mean() < 0.02
+
+    def test_the_models_own_error_decides_how_far_the_source_is_followed(
+        self, source: Prepared
+    ) -> None:
+        """Texture of the source that the first pass lacks comes back if the model is known to err
+        by 0.2, and not if by 0.01.
+        """
+        grain = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal(SHAPE), 1)
+        data, mask = head()
+        textured = np.where(mask, data + 60 * grain / grain.std(), 0).astype(np.float32)
+        sure, unsure = (
+            tiny_harmonizer(
+                None,
+                AnalyticNetwork(lambda condition: volume(source.image)),
+                config(validation=Validation(psnr=psnr)),
+            ).run(nib.Nifti1Image(textured, RAS))
+            for psnr in (46.0, 20.0)
+        )
+        inside, truth = sure.source.mask, sure.source.image
+        lacking, followed, not_followed = (
+            np.sqrt(np.mean((image - truth)[inside] ** 2))
+            for image in (source.image, unsure.rendering.output, sure.rendering.output)
+        )
+        assert lacking > 0.1
+        assert followed < 0.8 * lacking
+        assert not_followed > 0.95 * lacking
+
+    def test_second_pass_where_the_source_agrees(self, source: Prepared) -> None:
+        """The first pass is the source itself. The second enters at t = 0.9 with 0.9 of it, and
+        its network is made to end at -0.5 source, of which the source is a function again.
+        """
+        first, wanted = source.image, -0.5 * source.image
+        images = iter([first, (wanted - 0.81 * first) / 0.1])
+        network = AnalyticNetwork(lambda condition: volume(next(images)))
+        model = config(capabilities=Capabilities(second_pass=True))
+        result = tiny_harmonizer(None, network, model).run(head_image())
+        np.testing.assert_allclose(network.times, [0.0, 0.9], rtol=1e-6)
+        assert np.abs(result.rendering.refined - first)[source.mask].mean() < 0.03
+        assert np.abs(result.rendering.output - wanted)[source.mask].mean() < 0.03
+        assert result.record.sampling.revise
+        assert result.record.seconds["revise"] >= 0
+
+    @pytest.mark.parametrize(
+        ("capable", "sampling"),
+        [
+            (False, SamplingSettings()),
+            (True, SamplingSettings(revise=False)),
+            (True, SamplingSettings(refine="none")),
+            (True, SamplingSettings(refine="paper")),
+        ],
+        ids=["model without it", "not wanted", "not refined", "refined as in the paper"],
+    )
+    def test_no_second_pass(self, capable: bool, sampling: SamplingSettings) -> None:
+        model = config(capabilities=Capabilities(second_pass=capable))
+        result = tiny_harmonizer(sampling, model_config=model).run(head_image())
+        np.testing.assert_array_equal(result.rendering.output, result.rendering.refined)
+        assert not result.record.sampling.revise
+        assert "revise" not in result.record.seconds
+
+    def test_provenance_decides_nothing(self) -> None:
+        plain, noted = (
+            tiny_harmonizer(model_config=config(training=training)).run(head_image())
+            for training in ({}, {"draft_share": 0.5, "val_psnr": 60.0})
+        )
+        np.testing.assert_array_equal(plain.rendering.output, noted.rendering.output)
 
     @pytest.mark.parametrize(
         ("choice", "message"),
         [
-            ({"steps": 0}, "steps must be 1 or more, not 0"),
-            ({"steps": -3}, "steps must be 1 or more, not -3"),
-            ({"solver": "rk4"}, "'rk4' is unknown; choose one of euler, midpoint, heun"),
-            ({"refine": "magic"}, "'magic' is unknown; choose one of paper, local, none"),
+            ({"steps": 0}, "steps: .*greater than or equal to 1, not 0"),
+            ({"steps": 2.0}, "steps: .*integer, not 2.0"),
+            ({"seed": -1}, "seed: .*greater than or equal to 0, not -1"),
+            ({"seed": 2**63}, "seed: .*less than 9223372036854775808"),
+            ({"revise": None}, "revise: .*boolean, not None"),
+            ({"solver": "rk4"}, "solver: 'rk4' is unknown; choose one of euler, midpoint, heun"),
+            ({"refine": "magic"}, "refine: 'magic' is unknown; choose one of local, paper, none"),
         ],
     )
     def test_choices_are_checked(self, choice: dict[str, object], message: str) -> None:
-        with pytest.raises(InputError, match=message):
-            SamplingSettings(**choice)
+        with pytest.raises(InputError, match=f"^{message}"):
+            SamplingSettings(**choice)  # type: ignore[arg-type]
+
+
+class TestTiles:
+    def test_small_memory(self) -> None:
+        """Tiles of 12 voxels, 4 shared, give the same head where the network looks at no
+        neighbour.
+        """
+        networks = [AnalyticNetwork(lambda condition: condition[:, :1]) for _ in range(2)]
+        whole, tiles = (
+            np.asarray(tiny_harmonizer(UNREFINED, network, max_memory_gb=gb)(head_image()).dataobj)
+            for network, gb in zip(networks, (8.0, 0.1), strict=True)
+        )
+        np.testing.assert_allclose(whole, tiles, atol=1e-2)
 
 
 class TestPrecision:
     def test_bfloat16_is_close_to_float32_and_not_the_same(self) -> None:
-        unrefined = SamplingSettings(refine="none")
-        outputs = [
-            Harmonizer(random_network(), config(), unrefined, device="cpu", precision=precision)
-            .run(head_image())
-            .output
+        exact, rough = (
+            tiny_harmonizer(UNREFINED, precision=precision).run(head_image()).rendering.output
             for precision in ("float32", "bfloat16")
-        ]
-        spread = outputs[0].std()
-        assert 0 < np.abs(outputs[1] - outputs[0]).max() < 0.2 * spread
-        assert np.abs(outputs[1] - outputs[0]).mean() < 0.02 * spread
-
-
-class TestDevice:
-    def test_cuda_where_there_is_none(self) -> None:
-        if torch.cuda.is_available():
-            pytest.skip("this machine has CUDA")
-        with pytest.raises(InputError) as caught:
-            Harmonizer(random_network(), config(), device="cuda")
-        assert "'cuda' cannot be used here" in str(caught.value)
-        assert "\n" not in str(caught.value)
-
-    def test_unknown_name(self) -> None:
-        with pytest.raises(InputError, match="'abacus' cannot be used here"):
-            choose_device("abacus")
-
-    def test_auto(self) -> None:
-        expected = "cuda" if torch.cuda.is_available() else "cpu"
-        assert choose_device("auto").type == expected
+        )
+        assert 0 < np.abs(rough - exact).max() < 0.2 * exact.std()
+        assert np.abs(rough - exact).mean() < 0.02 * exact.std()
 
 
 class TestRecord:
-    KEYS = (
-        "Model ModelSHA256 Sampling Preprocessing Edges MaskOrigin BrainVolumeMl Doubts "
-        "OutsideMask SourceLimits TargetLimits WhiteMatterMode Device Precision Runtime Seconds"
-    )
-
-    def test_record_is_complete_and_serialisable(self) -> None:
-        harmonizer = Harmonizer(
-            random_network(), config(sha256="abc"), SamplingSettings(seed=7), device="cpu"
-        )
-        record = harmonizer.run(head_image()).record
-        assert list(record) == self.KEYS.split()
-        assert json.loads(json.dumps(record)) == json.loads(json.dumps(record, default=str))
-        assert record["Model"] == "tiny"
-        assert record["ModelSHA256"] == "abc"
-        sampling = {"steps": 1, "solver": "euler", "refine": "local", "revise": False, "seed": 7}
-        assert record["Sampling"] == sampling
-        assert record["Preprocessing"]["spacing_mm"] == SPACING_MM
-        assert record["BrainVolumeMl"] == pytest.approx(239, abs=6)
-        assert record["TargetLimits"] == [100.0, 500.0]
-        modes = record["WhiteMatterMode"]
-        assert set(modes) == {"Output", "Target"}
-        assert all(300 <= mode <= 500 for mode in modes.values())  # the brighter half
-        low, high = record["SourceLimits"]
+    def test_known_values(self) -> None:
+        sampling = SamplingSettings(steps=2, solver="heun", seed=7)
+        made = tiny_harmonizer(sampling, model_config=config(sha256="ab" * 32), outside="source")
+        record = made.run(head_image()).record
+        assert (record.model, record.model_sha256) == ("tiny", "ab" * 32)
+        assert record.sampling == dataclasses.replace(sampling, revise=False)
+        assert record.preprocess.spacing_mm == SPACING_MM
+        assert record.edges == config().edges
+        assert (record.mask_origin, record.outside) == ("stripped", "source")
+        assert record.brain_ml == pytest.approx(239, abs=6)
+        assert record.target_limits == (100.0, 500.0)
+        low, high = record.source_limits
         assert 150 < low < 300
         assert 850 < high < 1100
-        stages = ["mask", "resample", "scale", "edges", "network", "refine", "restore"]
-        assert list(record["Seconds"]) == stages
-        assert all(seconds >= 0 for seconds in record["Seconds"].values())
+        assert (record.device, record.precision, record.runtime) == ("cpu", "float32", "torch")
 
-    def test_progress_names_the_stages(self, harmonizer: Harmonizer) -> None:
-        told: list[tuple[str, int, int]] = []
-        harmonizer.run(head_image(), progress=lambda *step: told.append(step))
-        names = list(dict.fromkeys(name for name, _, _ in told))
-        assert names == ["mask", "resample", "scale", "edges", "network", "refine", "restore"]
-        assert ("network", 1, 1) in told
+    def test_every_stage_is_timed(self) -> None:
+        seconds = tiny_harmonizer().run(head_image()).record.seconds
+        stages = {"mask", "resample", "scale", "edges", "network", "refine", "restore"}
+        assert set(seconds) == stages
+        assert all(value >= 0 for value in seconds.values())
+
+    def test_progress_of_the_solver(self) -> None:
+        told: list[Event] = []
+        network = AnalyticNetwork(lambda condition: condition[:, :1])
+        harmonizer = tiny_harmonizer(PAPER_SAMPLING, network)
+        with listening(told.append):
+            harmonizer.run(head_image())
+        steps = [each for each in told if each.stage == "network" and each.seconds is None]
+        assert [(each.done, each.total) for each in steps] == [
+            (0, 1),
+            *((done, 15) for done in range(1, 16)),
+        ]
+
+
+class TestWhiteMatterModes:
+    TARGET = TargetDomain(100.0, 500.0)
+
+    def test_of_the_output(self) -> None:
+        rng = np.random.default_rng(0)
+        values = np.concatenate([rng.normal(-0.2, 0.1, 50_000), rng.normal(0.5, 0.1, 60_000)])
+        (found,) = white_matter_modes(values, self.TARGET).values()
+        assert found == pytest.approx(100 + 1.5 / 2 * 400, abs=6)
+
+    def test_of_the_target_from_its_quantiles(self) -> None:
+        """A target half of whose voxels lie between 0.19 and 0.21."""
+        rng = np.random.default_rng(0)
+        brain = np.concatenate([rng.uniform(-1, 0, 50_000), rng.uniform(0.19, 0.21, 50_000)])
+        quantiles = tuple(np.quantile(brain, np.linspace(0, 1, 101)).tolist())
+        target = dataclasses.replace(self.TARGET, quantiles=quantiles)
+        modes = white_matter_modes(rng.normal(0.6, 0.05, 10_000), target)
+        assert modes["Target"] == pytest.approx(100 + 1.2 / 2 * 400, abs=6)
+        assert modes["Output"] == pytest.approx(100 + 1.6 / 2 * 400, abs=6)
+
+
+class TestWarnings:
+    def test_none_for_a_usual_head(self, harmonizer: Harmonizer) -> None:
+        assert harmonizer.run(head_image()).warnings == ()
+
+    def test_of_the_scan(self) -> None:
+        """A head of 72 x 88 x 72 mm; those of the target are larger."""
+        target = TargetDomain(100.0, 500.0, 3, (), (140.0, 80.0, 120.0), (150.0, 90.0, 130.0))
+        found = tiny_harmonizer(model_config=config(target=target)).run(head_image()).warnings
+        assert [each.code for each in found] == ["brain-size", "brain-size"]
+        np.testing.assert_allclose([each.value for each in found], 72, atol=2)
+
+    def test_of_the_result(self, source: Prepared) -> None:
+        """The source shows a ball of 16 mm, 17 ml, as dark as fluid; the network paints a healthy
+        head. Near the ball's surface, the healthy neighbourhood counts.
+        """
+        ball = np.linalg.norm(world_of(SHAPE, RAS) - [0, -18, 0], axis=-1) < 16
+        ill = nib.Nifti1Image(np.where(ball, 220, head()[0]).astype(np.float32), RAS)
+        network = AnalyticNetwork(lambda condition: volume(source.image))
+        model = config(validation=Validation(psnr=20.0))  # an error of 0.2
+        (found,) = tiny_harmonizer(None, network, model).run(ill).warnings
+        assert found.code == "unexplained-region"
+        assert 8 < found.value <= 17.2
 
 
 class TestPublicInterface:
     def test_names(self) -> None:
-        import isochroma
-
         assert isochroma.Harmonizer is Harmonizer
         assert isochroma.SamplingSettings is SamplingSettings
+        for name in isochroma.__all__:
+            assert getattr(isochroma, name) is not None
         with pytest.raises(AttributeError, match="no attribute 'harmonise'"):
             _ = isochroma.harmonise
 
-    def test_from_pretrained_passes_options(self, tmp_path: Path) -> None:
+    def test_from_pretrained(self, tmp_path: Path) -> None:
         folder = save_tiny_model(tmp_path / "model")
-        harmonizer = Harmonizer.from_pretrained(folder, device="cpu", outside="source")
-        assert harmonizer.outside == "source"
-        assert harmonizer.config.name == "tiny"
+        harmonizer = Harmonizer.from_pretrained(
+            folder, SamplingSettings(seed=3), ComputeSettings("cpu"), outside="source"
+        )
         assert len(harmonizer.config.sha256) == 64
+        record = harmonizer.run(head_image()).record
+        assert (record.sampling.seed, record.device, record.outside) == (3, "cpu", "source")
+
+    def test_repr_names_model_and_settings(self) -> None:
+        shown = repr(tiny_harmonizer(SamplingSettings(steps=3), n4=False, outside="source"))
+        assert shown.startswith("Harmonizer(model='tiny', ")
+        for part in ("steps=3", "device='cpu'", "n4=False", "outside='source'"):
+            assert part in shown
+
+    def test_path_image_and_list(self, harmonizer: Harmonizer, tmp_path: Path) -> None:
+        path = tmp_path / "scan.nii.gz"
+        nib.save(head_image(), path)
+        expected = np.asarray(harmonizer(head_image()).dataobj)
+        several = harmonizer([path, str(path), nib.load(path)])
+        for image in (harmonizer(path), *several):
+            np.testing.assert_array_equal(np.asarray(image.dataobj), expected)
+        assert harmonizer([]) == []
+
+    def test_mask_as_a_path(self, harmonizer: Harmonizer, tmp_path: Path) -> None:
+        mask = np.asarray(head_image().dataobj) > 210
+        nib.save(nib.Nifti1Image(mask.astype(np.uint8), RAS), tmp_path / "mask.nii.gz")
+        result = harmonizer.run(head_image(), tmp_path / "mask.nii.gz")
+        np.testing.assert_array_equal(np.asarray(result.mask.dataobj), mask)
+
+    def test_one_mask_for_several_scans(self, harmonizer: Harmonizer) -> None:
+        with pytest.raises(InputError, match="^a mask goes with one scan") as caught:
+            harmonizer([head_image(), head_image()], head_image())  # type: ignore[call-overload]
+        assert caught.value.argument == "mask"
+
+    def test_an_error_names_the_path_once(self, harmonizer: Harmonizer, tmp_path: Path) -> None:
+        flat = tmp_path / "flat.nii"
+        nib.save(nib.Nifti1Image(500 * head()[1].astype(np.float32), RAS), flat)
+        four = tmp_path / "four.nii"
+        nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 2), np.float32), RAS), four)
+        for path in (flat, four, tmp_path / "gone.nii"):
+            with pytest.raises(InputError) as caught:
+                harmonizer(path)
+            assert str(caught.value).startswith(f"{path}: ")
+            assert str(caught.value).count(path.name) == 1
+            assert len(str(caught.value).splitlines()) == 1
