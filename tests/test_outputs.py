@@ -63,7 +63,11 @@ class TestPlan:
 
     @pytest.mark.parametrize(
         ("scan", "image"),
-        [("a.MGZ", "a_harmonized.mgz"), ("a.nii", "a_harmonized.nii"), ("a", "a_harmonized.nii.gz")],
+        [
+            ("a.MGZ", "a_harmonized.mgz"),
+            ("a.nii", "a_harmonized.nii"),
+            ("a", "a_harmonized.nii.gz"),
+        ],
     )
     def test_format_is_the_scans(self, tmp_path: Path, scan: str, image: str) -> None:
         (files,) = plan_outputs([tmp_path / scan], tmp_path).values()

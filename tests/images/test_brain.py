@@ -135,7 +135,9 @@ class TestFindBrain:
 
         monkeypatch.setattr(brain, "_deepbet_network", lambda: SimpleNamespace(run=run))
         noise = np.random.default_rng(0).uniform(1, 5, (64, 64, 64))
-        with pytest.raises(InputError, match=r"found no brain. Check the scan, or give its brain mask"):
+        with pytest.raises(
+            InputError, match=r"found no brain. Check the scan, or give its brain mask"
+        ):
             find_brain(image_of(noise, TWO_MM))
 
     def test_whole_head(self, example_head: nib.Nifti1Image) -> None:

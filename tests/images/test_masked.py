@@ -25,7 +25,9 @@ class TestSmooth:
     def test_outside_has_no_influence(self, outside: float) -> None:
         data = texture(SHAPE)
         poisoned = np.where(self.mask, data, outside)
-        np.testing.assert_array_equal(smooth(poisoned, self.mask, 1.5), smooth(data, self.mask, 1.5))
+        np.testing.assert_array_equal(
+            smooth(poisoned, self.mask, 1.5), smooth(data, self.mask, 1.5)
+        )
 
     def test_width_is_that_of_the_gaussian(self) -> None:
         """An impulse far from the rim becomes a Gaussian of that variance."""

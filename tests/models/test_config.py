@@ -27,7 +27,9 @@ def refusal(changes: dict[str, dict[str, object] | object]) -> str:
 class TestRoundTrip:
     def test_json(self) -> None:
         settings = config(
-            target=TargetDomain(1.5, 980, 37, (-1.0, 0.2, 1.0), (120.0, 150.0, 100.0), (150.0,) * 3),
+            target=TargetDomain(
+                1.5, 980, 37, (-1.0, 0.2, 1.0), (120.0, 150.0, 100.0), (150.0,) * 3
+            ),
             capabilities=Capabilities(second_pass=True),
             validation=Validation(psnr=21.5, ssim=0.8, errors=(0.3, 0.05)),
             training={"steps": 3, "psnr": [20.5, 21.0]},
