@@ -246,7 +246,7 @@ class TestMasking:
         other_affine = nib.Nifti1Image(head()[1].astype(np.uint8), moved)
         other_shape = nib.Nifti1Image(np.ones((44, 50, 41), np.uint8), RAS)
         for mask in (other_affine, other_shape):
-            with pytest.raises(InputError, match="^the mask's grid") as caught:
+            with pytest.raises(InputError, match=r"^the mask's grid") as caught:
                 harmonizer.run(head_image(), mask)
             assert caught.value.argument == "mask"
 
@@ -256,20 +256,17 @@ class TestMasking:
 
 
 class TestReproducible:
-    sampling = SamplingSettings(steps=2, solver="heun", seed=3)
+    sampling = SamplingSettings(steps=2, seed=3)
 
     def run(self, sampling: SamplingSettings, scan: nib.Nifti1Image | None = None) -> np.ndarray:
         harmonizer = tiny_harmonizer(sampling)
         return np.asarray(harmonizer(scan or head_image()).dataobj)
 
-    def test_same_seed_same_voxels(self) -> None:
-        np.testing.assert_array_equal(self.run(self.sampling), self.run(self.sampling))
-
     def test_same_harmonizer_twice(self, harmonizer: Harmonizer) -> None:
         a, b = (np.asarray(harmonizer(head_image()).dataobj) for _ in range(2))
         np.testing.assert_array_equal(a, b)
 
-    def test_global_random_state_plays_no_part(self) -> None:
+    def test_same_seed_same_voxels_whatever_the_global_random_state(self) -> None:
         torch.manual_seed(1)
         a = self.run(self.sampling)
         torch.manual_seed(2)
@@ -546,7 +543,7 @@ class TestPublicInterface:
         np.testing.assert_array_equal(np.asarray(result.mask.dataobj), mask)
 
     def test_one_mask_for_several_scans(self, harmonizer: Harmonizer) -> None:
-        with pytest.raises(InputError, match="^a mask goes with one scan") as caught:
+        with pytest.raises(InputError, match=r"^a mask goes with one scan") as caught:
             harmonizer([head_image(), head_image()], head_image())  # type: ignore[call-overload]
         assert caught.value.argument == "mask"
 

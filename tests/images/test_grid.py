@@ -201,8 +201,12 @@ class TestResample:
         np.testing.assert_allclose(result[17:], np.broadcast_to(data[-1:], (5, 14, 10)), rtol=1e-6)
 
     def test_real_round_trip(self, target_scan: nib.Nifti1Image, target_mask: np.ndarray) -> None:
-        """Native 0.868 mm -> 1 mm -> native: nearly nothing is lost inside the brain."""
-        box = bounding_box(target_mask, 4)
+        """Native 0.868 mm -> 1 mm -> native: nearly nothing is lost inside the brain (of which 40
+        slices will do).
+        """
+        i, j, k = bounding_box(target_mask, 4)
+        middle = (k.start + k.stop) // 2
+        box = (i, j, slice(middle - 20, middle + 20))
         native, inside = Grid.of(target_scan).crop(box), target_mask[box]
         data = extend_outside(np.asarray(target_scan.dataobj[box], np.float32), inside)
         grid = model_grid(nib.Nifti1Image(data, native.affine))

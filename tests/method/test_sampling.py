@@ -199,9 +199,9 @@ class TestDevice:
     def test_cuda_where_there_is_none(self) -> None:
         if torch.cuda.is_available():
             pytest.skip("this machine has CUDA")
-        with pytest.raises(InputError, match="^device 'cuda' cannot be used here. Use cpu.$") as it:
+        with pytest.raises(InputError, match=r"^device 'cuda' cannot be used here") as caught:
             choose_device("cuda")
-        assert it.value.argument == "device"
+        assert caught.value.argument == "device"
 
     def test_unknown_name(self) -> None:
         with pytest.raises(InputError, match="'abacus' cannot be used here"):
