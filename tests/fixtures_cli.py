@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,11 @@ from typing import NamedTuple
 import pytest
 
 from isochroma import cli
+
+
+def unframed(text: str) -> str:
+    """What the command says, as one line without frames and line breaks."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
 
 
 class Outcome(NamedTuple):

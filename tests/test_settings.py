@@ -114,6 +114,13 @@ class TestBasic:
 
     def test_positional(self) -> None:
         assert Blur(2.0, 3) == Blur(sigma=2.0, passes=3)
+        with pytest.raises(InputError, match=r"^passes: .* not 0\.$") as caught:
+            Blur(2.0, 0)
+        assert caught.value.argument == "passes"
+
+    def test_too_many_values(self) -> None:
+        with pytest.raises(InputError):
+            Recipe(Blur(), 0.0, 1.0, 2.0)  # type: ignore[call-arg]
 
     def test_round_trip(self) -> None:
         recipe = Recipe(Blur(0.1, 7, "fancy", False, (0.5,), 3.25), -1e-300, 1e300)

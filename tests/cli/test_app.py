@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 import isochroma
-from fixtures_cli import Command, names
+from fixtures_cli import Command, names, unframed
 from isochroma import cli
 from isochroma.cli.app import explain, names_in, require
 from isochroma.errors import InputError
@@ -26,7 +25,7 @@ def help_of(*words: str) -> str:
     """The help of a command, as one line without the frames."""
     result = CliRunner().invoke(cli.app, [*words, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
-    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", result.output).split())
+    return unframed(result.output)
 
 
 class TestErrors:
@@ -126,9 +125,7 @@ class TestRegistries:
     def test_others_cannot(self, command: Command, scan: Path, out: Path) -> None:
         done = command("harmonize", scan, "-o", out, "--solver", "rk4")
         assert done.code == 2
-        assert "'rk4' is unknown; choose from euler, midpoint, heun." in " ".join(
-            done.stderr.replace("│", " ").split()
-        )
+        assert "'rk4' is unknown; choose from euler, midpoint, heun." in unframed(done.stderr)
         assert not out.exists()
 
     def test_names_are_read_when_they_are_needed(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import nibabel as nib
+import pytest
 
-from fixtures_cli import Command, names
+from fixtures_cli import Command, names, unframed
 from fixtures_pipeline import head_image
+from isochroma.cli.train import choose_recipe
+from isochroma.method.network import NETWORKS
+from isochroma.training.settings import COMPACT_RECIPE, PAPER_RECIPE
+
+
+class TestChooseRecipe:
+    @pytest.mark.parametrize(("paper", "recipe"), [(False, COMPACT_RECIPE), (True, PAPER_RECIPE)])
+    def test_nothing_given(self, paper: bool, recipe: object) -> None:
+        assert choose_recipe(paper, {"steps": None, "network": None, "output": "x"}) == recipe
+
+    def test_options_change_the_papers_recipe(self) -> None:
+        given = {"network": "compact", "steps": 7, "patch_size": 32, "edge_fraction": 0.1}
+        recipe = choose_recipe(True, given)
+        assert recipe.network == NETWORKS["compact"]
+        assert (recipe.training.steps, recipe.patches.size, recipe.edges.fraction) == (7, 32, 0.1)
+        assert recipe.training.learning_rate == PAPER_RECIPE.training.learning_rate
+        assert recipe.edges.sigma == PAPER_RECIPE.edges.sigma
 
 
 class TestRefusals:
@@ -32,9 +50,23 @@ class TestRefusals:
         assert refused.is_refusal("its network is", "not")
         assert names(tmp_path) == []
 
-    def test_devices_that_are_no_number(self, command: Command, tmp_path: Path) -> None:
-        refused = command("train", tmp_path, "-o", tmp_path / "model", "--devices", "two")
-        assert refused.is_refusal("two")
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("--devices", "two"), ("--devices", 0), ("--learning-rate", 0), ("--edge-fraction", 0.9)],
+    )
+    def test_values_out_of_range(
+        self, command: Command, tmp_path: Path, option: str, value: object
+    ) -> None:
+        refused = command("train", tmp_path, "-o", tmp_path / "model", option, value)
+        assert refused.code == 1
+        (line,) = refused.stderr.splitlines()
+        assert option.removeprefix("--").split("-")[-1] in line
+        assert names(tmp_path) == []
+
+    def test_unknown_network(self, command: Command, tmp_path: Path) -> None:
+        done = command("train", tmp_path, "-o", tmp_path / "model", "--network", "huge")
+        assert done.code == 2
+        assert "'huge' is unknown; choose from compact, paper." in unframed(done.stderr)
 
     def test_patch_size_that_the_network_cannot_halve(
         self, command: Command, tmp_path: Path
