@@ -28,6 +28,16 @@ from isochroma.uncertainty import Uncertainty, estimate_uncertainty, spread_over
 MODEL = config(validation=Validation(psnr=20.0))  # an error of 0.2 model units
 
 
+@pytest.fixture(scope="module")
+def harmonizer() -> Harmonizer:
+    return tiny_harmonizer(model_config=MODEL)
+
+
+@pytest.fixture(scope="module")
+def result(harmonizer: Harmonizer) -> Result:
+    return harmonizer.run(head_image())
+
+
 def alternating(height: float, right_of_mm: float) -> Uncertainty:
     """The map of two runs whose outputs are 0, and `height` at the right of a plane."""
     network = AnalyticNetwork(
@@ -76,14 +86,6 @@ class TestKnownSpread:
 
 
 class TestRuns:
-    @pytest.fixture(scope="class")
-    def harmonizer(self) -> Harmonizer:
-        return tiny_harmonizer(model_config=MODEL)
-
-    @pytest.fixture(scope="class")
-    def result(self, harmonizer: Harmonizer) -> Result:
-        return harmonizer.run(head_image())
-
     def test_of_a_network(self, harmonizer: Harmonizer, result: Result) -> None:
         told: list[Event] = []
         with record() as seconds, listening(told.append):

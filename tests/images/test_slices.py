@@ -45,9 +45,9 @@ class TestBasic:
         volumes = {name: np.zeros(SHAPE) for name in ("source", "harmonized", "truth")}
         path = save_slices(tmp_path / "preview.png", volumes)
         assert path == tmp_path / "preview.png"
-        image = Image.open(path)
-        assert image.format == "PNG"
-        assert image.size == (2 * (40 + 40 + 50 + 3 * 4), 3 * 2 * 50)
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            assert image.size == (2 * (40 + 40 + 50 + 3 * 4), 3 * 2 * 50)
         assert [p.name for p in tmp_path.iterdir()] == ["preview.png"]
 
     def test_anterior_is_at_the_top_of_the_axial_view(self, tmp_path: Path) -> None:
@@ -92,4 +92,5 @@ class TestBasic:
         path = tmp_path / "p.png"
         path.write_text("old")
         save_slices(path, {"a": np.zeros(SHAPE)})
-        assert Image.open(path).format == "PNG"
+        with Image.open(path) as image:
+            assert image.format == "PNG"

@@ -18,6 +18,7 @@ from isochroma.method.recontrast import bias_field
 
 SHAPE = (48, 48, 48)
 SETTINGS = EdgeSettings()
+ITK_HIGH = 0.3
 
 
 def within_one_voxel(a: np.ndarray, b: np.ndarray) -> float:
@@ -226,11 +227,29 @@ class TestContrast:
         assert (found & target_edges).sum() > 0.8 * target_edges.sum()
 
 
+@pytest.fixture(scope="module")
+def core(prepared: Prepared) -> np.ndarray:
+    return ndimage.binary_erosion(prepared.mask, iterations=4)
+
+
+@pytest.fixture(scope="module")
+def theirs(prepared: Prepared) -> np.ndarray:
+    filled = extend_outside(prepared.image, prepared.mask)
+    found = sitk.CannyEdgeDetection(
+        sitk.GetImageFromArray(filled),
+        lowerThreshold=SETTINGS.low_ratio * ITK_HIGH,
+        upperThreshold=ITK_HIGH,
+        variance=[SETTINGS.sigma**2] * 3,
+        maximumError=[0.01] * 3,
+    )
+    return sitk.GetArrayFromImage(found) > 0
+
+
 class TestAgainstSimpleITK:
     """ITK's Canny: the same Gaussian (variance = sigma^2, in voxels), then zero crossings of the
     second derivative along the gradient instead of our non-maximum suppression.
 
-    Its thresholds are absolute, ours follow from the fraction. `HIGH` = 0.3 in model units per
+    Its thresholds are absolute, ours follow from the fraction. `ITK_HIGH` = 0.3 in model units per
     voxel makes its edge set as large as ours (ratio 0.98 on this scan), with low = 0.5 high as
     here: a lower threshold would only raise our score by chance. Outside the mask ITK gets the
     nearest brain voxel, so that the head's surface is no step for it, and both are compared 4 or
@@ -239,24 +258,6 @@ class TestAgainstSimpleITK:
     "Within 1 voxel" alone is a weak test for maps as dense as these: 27 voxels around an edge of
     density 0.15 cover 66 % of the brain. So identical voxels are counted too.
     """
-
-    HIGH = 0.3
-
-    @pytest.fixture(scope="class")
-    def core(self, prepared: Prepared) -> np.ndarray:
-        return ndimage.binary_erosion(prepared.mask, iterations=4)
-
-    @pytest.fixture(scope="class")
-    def theirs(self, prepared: Prepared) -> np.ndarray:
-        filled = extend_outside(prepared.image, prepared.mask)
-        found = sitk.CannyEdgeDetection(
-            sitk.GetImageFromArray(filled),
-            lowerThreshold=SETTINGS.low_ratio * self.HIGH,
-            upperThreshold=self.HIGH,
-            variance=[SETTINGS.sigma**2] * 3,
-            maximumError=[0.01] * 3,
-        )
-        return sitk.GetArrayFromImage(found) > 0
 
     def test_comparable_size(
         self, target_edges: np.ndarray, theirs: np.ndarray, core: np.ndarray
