@@ -49,7 +49,7 @@ class OpenVinoNetwork:
             msg = f"OpenVINO cannot run the network ({str(failure).splitlines()[0]}). Use torch."
             raise InputError(msg) from failure
         if not error < TOLERANCE[precision]:
-            msg = f"OpenVINO's result differs from torch's by {error:.2g}. Use --runtime torch."
+            msg = f"OpenVINO's result differs from torch's by {error:.2g}. Use torch."
             raise InputError(msg)
 
     @staticmethod
