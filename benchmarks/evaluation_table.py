@@ -1,6 +1,6 @@
 """Tables of the evaluation, in Markdown: python benchmarks/evaluation_table.py [SUMMARY].
 
-With --short those of the README: fewer methods, and fewer measures of each part.
+The parts of docs/tables.md; with --short those of docs/results.md: fewer methods and measures.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ SHORT = {
     "age": ("absolute error", "r2"),
 }
 SHORT_METHODS = (
+    "isochroma",
     "raw",
     "histogram matching",
     "BlindHarmony",
     "isochroma, paper mode",
     "isochroma, edges alone",
-    "isochroma",
     "target mean",
 )
 
@@ -35,9 +35,10 @@ def main() -> None:
     """Print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("summary", nargs="?", type=Path, default=SUMMARY)
-    parser.add_argument("--short", action="store_true", help="as in the README")
+    parser.add_argument("--short", action="store_true", help="the main measures")
     options = parser.parse_args()
     summary = json.loads(options.summary.read_text())
+    summary["methods"] = sorted(summary["methods"], key=lambda name: name != "isochroma")
     methods = SHORT_METHODS if options.short else list(summary["methods"])
     for part, known in PARTS.items():
         chosen = [

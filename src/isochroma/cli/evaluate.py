@@ -1,4 +1,4 @@
-"""`isochroma evaluate`: does a method harmonize, and does it keep the anatomy?"""
+"""`isochroma evaluate`: judge harmonization methods on a study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a method harmonize, does it keep the anatomy, and does downstream work get better?
+"""Judge whether a method harmonizes, keeps the anatomy and helps downstream work.
 
 study       the scans, and what is known of each
 store       results on disk, each under the key that determines it

@@ -122,7 +122,7 @@ def summarise(
     Returns
     -------
     records : list of dict
-        part, group, measure, method; mean, low, high, scans, persons; and, beside the reference,
+        Part, group, measure, method; mean, low, high, scans, persons; and, beside the reference,
         difference, difference_low, difference_high, difference_scans. None for NaN.
     """
     records = []

@@ -1,4 +1,4 @@
-"""Downstream task 2, age: does a predictor made from the target scanner's scans work on others?"""
+"""Downstream task 2, age: apply a predictor made from the target's scans to other scanners'."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the anatomy, and above all a lesion, still there in the output?
+"""Measure whether the anatomy, and above all a lesion, is still there in the output.
 
 Every measure compares with a reference on the same grid: the source where nothing else is known,
 the truth where there is one. A method that does nothing keeps everything; read with `closeness`.

@@ -1,4 +1,4 @@
-"""Site audit: can the site still be told from the outputs?
+"""Site audit: measure how well the site can be told from the outputs.
 
 That one classifier, trained on raw scans and then frozen, fails on the outputs proves little: it
 may only be out of its depth, while a classifier trained on the outputs finds the site as before

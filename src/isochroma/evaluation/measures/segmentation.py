@@ -1,4 +1,4 @@
-"""Downstream task 1, tissue segmentation: does a tool that knows only the target scanner work?
+"""Downstream task 1, tissue segmentation: apply a tool that knows only the target scanner.
 
 Two segmenters. The classical one needs no training and labels by brightness, so an image whose
 contrast is inverted (T2w) gets CSF and white matter swapped: its known failing. The network has

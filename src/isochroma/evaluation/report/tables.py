@@ -27,7 +27,7 @@ def tables(records: Sequence[Record]) -> list[Record]:
     Returns
     -------
     tables : list of dict
-        title, unit, better, methods, and rows of a group and cells each, in the records' order.
+        Title, unit, better, methods, and rows of a group and cells each, in the records' order.
     """
     found = []
     for name in dict.fromkeys(record["measure"] for record in records):

@@ -1,3 +1,5 @@
+"""What runs the network: OpenVINO, checked against torch, or torch."""
+
 from __future__ import annotations
 
 import sys
@@ -6,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from fixtures_pipeline import TINY, config, head_image, random_network
+from fixtures_pipeline import TINY, head_image, random_network, tiny_harmonizer
 from isochroma.errors import InputError
 from isochroma.method import runtime
 from isochroma.method.network import VelocityNetwork
-from isochroma.pipeline import Harmonizer
 
 
 class TestOpenVino:
@@ -29,12 +30,12 @@ class TestOpenVino:
             torch.testing.assert_close(found, network(x, t, condition), rtol=1e-3, atol=1e-4)
 
     def test_whole_pipeline(self) -> None:
-        outputs = [
-            Harmonizer(random_network(), config(), device="cpu", runtime=name).run(head_image())
-            for name in runtime.RUNTIMES
-        ]
-        np.testing.assert_allclose(outputs[0].output, outputs[1].output, atol=2e-3)
-        assert [output.record["Runtime"] for output in outputs] == list(runtime.RUNTIMES)
+        torch_result, result = (
+            tiny_harmonizer(runtime=name).run(head_image()) for name in ("torch", "openvino")
+        )
+        expected, found = (each.rendering.output for each in (torch_result, result))
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+        assert (torch_result.record.runtime, result.record.runtime) == ("torch", "openvino")
 
     def test_another_result_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(runtime.OpenVinoNetwork, "difference", lambda *_: 0.2)
@@ -54,3 +55,7 @@ class TestFallBack:
     def test_torch_by_default(self) -> None:
         network = VelocityNetwork(TINY)
         assert runtime.choose_network(network, "torch", "float32") is network
+
+    def test_the_record_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        assert tiny_harmonizer(runtime="openvino").run(head_image()).record.runtime == "torch"

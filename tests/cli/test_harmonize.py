@@ -1,4 +1,4 @@
-"""The command: files in, files out, refusals that leave nothing behind."""
+"""`isochroma harmonize`: files in, files out, refusals that leave nothing behind."""
 
 from __future__ import annotations
 
@@ -6,96 +6,33 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 import isochroma
-import isochroma.training  # so that the log handlers of Lightning hold no stream of a test
+from conftest import ROOT
+from fixtures_cli import Command, names
 from fixtures_pipeline import RAS, SHAPE, axes_to_affine, head, head_image, save_tiny_model
-from isochroma import cli
+from isochroma.models.config import TargetDomain
 from isochroma.models.folder import SHIPPED
 
-ROOT = Path(__file__).resolve().parents[1]
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture
-def scan(tmp_path: Path) -> Path:
-    path = tmp_path / "sub-01_T1w.nii.gz"
-    nib.save(head_image(), path)
-    return path
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
-class Outcome:
-    """Exit status and streams of a command run by `main` in this process."""
-
-    def __init__(self, code: int, stdout: str, stderr: str) -> None:
-        self.code = code
-        self.stdout = stdout
-        self.stderr = stderr
-
-    def is_refusal(self, *parts: str) -> bool:
-        """One line on standard error that holds these parts, status 1."""
-        lines = [line for line in self.stderr.splitlines() if line.strip()]
-        assert len(lines) == 1, self.stderr
-        assert lines[0].startswith("isochroma: ")
-        for part in parts:
-            assert part in lines[0]
-        assert self.stdout.strip() == ""
-        return self.code == 1
-
-
-class Command:
-    """Runs `isochroma ...` through `cli.main`."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
-        self.monkeypatch = monkeypatch
-        self.capfd = capfd
-
-    def __call__(self, *arguments: object) -> Outcome:
-        self.monkeypatch.setattr(sys, "argv", ["isochroma", *map(str, arguments)])
-        self.capfd.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        captured = self.capfd.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Command:
-    return Command(monkeypatch, capfd)
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+def read_sidecar(folder: Path) -> dict:
+    return json.loads((folder / "sub-01_T1w_harmonized.json").read_text())
 
 
 class TestBasic:
-    def test_image_mask_and_sidecar(self, scan: Path, out: Path, model: Path) -> None:
-        result = CliRunner().invoke(
-            cli.app, ["harmonize", str(scan), "-o", str(out), "--model", str(model)]
-        )
-        assert result.exit_code == 0
-        assert result.stdout.strip() == str(out / "sub-01_T1w_harmonized.nii.gz")
+    def test_image_mask_and_sidecar(
+        self, command: Command, scan: Path, out: Path, model: Path
+    ) -> None:
+        done = command("harmonize", scan, "-o", out, "--model", model)
+        assert done.code == 0
+        assert done.stdout.strip() == str(out / "sub-01_T1w_harmonized.nii.gz")
+        assert done.stderr.strip() == ""
         assert names(out) == [
             "sub-01_T1w_harmonized.json",
             "sub-01_T1w_harmonized.nii.gz",
@@ -116,28 +53,20 @@ class TestBasic:
     ) -> None:
         done = command("harmonize", scan, "-o", out, "--model", model, "--device", "cpu")
         assert done.code == 0
-        harmonizer = isochroma.Harmonizer.from_pretrained(model, device="cpu")
+        harmonizer = isochroma.Harmonizer.from_pretrained(
+            model, compute=isochroma.ComputeSettings("cpu")
+        )
         expected = np.asarray(harmonizer(nib.load(scan)).dataobj)
         written = np.asarray(nib.load(out / "sub-01_T1w_harmonized.nii.gz").dataobj)
         np.testing.assert_array_equal(written, expected)
 
-    def test_sidecar(self, command: Command, scan: Path, out: Path, model: Path) -> None:
-        options = [
-            "--steps",
-            "2",
-            "--solver",
-            "heun",
-            "--seed",
-            "5",
-            "--no-n4",
-            "--outside",
-            "source",
-            "--device",
-            "cpu",
-        ]
+    def test_options_reach_the_sidecar(
+        self, command: Command, scan: Path, out: Path, model: Path
+    ) -> None:
+        numbers, names = ("--steps", 2, "--seed", 5), ("--solver", "heun", "--device", "cpu")
+        options = (*numbers, *names, "--no-n4", "--outside", "source")
         assert command("harmonize", scan, "-o", out, "--model", model, *options).code == 0
-        record = json.loads((out / "sub-01_T1w_harmonized.json").read_text())
-        assert record["GeneratedBy"] == {"Name": "isochroma", "Version": isochroma.__version__}
+        record = read_sidecar(out)
         assert record["Source"] == str(scan)
         assert record["SourceSHA256"] == hashlib.sha256(scan.read_bytes()).hexdigest()
         assert record["Model"] == "tiny"
@@ -147,31 +76,19 @@ class TestBasic:
         assert record["Sampling"] == sampling
         assert record["Preprocessing"]["n4"] is False
         assert record["OutsideMask"] == "source"
-        assert record["MaskOrigin"] == "stripped"
         assert record["Device"] == "cpu"
-        stages = {
-            "load",
-            "mask",
-            "resample",
-            "scale",
-            "edges",
-            "network",
-            "refine",
-            "restore",
-            "save",
-        }
-        assert set(record["Seconds"]) == stages
+        assert record["Seconds"].keys() >= {"load", "mask", "edges", "network", "restore"}
 
     def test_paper_option(self, command: Command, scan: Path, out: Path, model: Path) -> None:
         done = command("harmonize", scan, "-o", out, "--model", model, "--paper", "--steps", 2)
         assert done.code == 0
-        record = json.loads((out / "sub-01_T1w_harmonized.json").read_text())
+        record = read_sidecar(out)
         expected = {"steps": 2, "solver": "midpoint", "refine": "paper", "revise": False}
         assert record["Sampling"] == {**expected, "seed": 0}
 
     def test_no_second_pass(self, command: Command, scan: Path, out: Path, model: Path) -> None:
         assert command("harmonize", scan, "-o", out, "--model", model, "--no-revise").code == 0
-        record = json.loads((out / "sub-01_T1w_harmonized.json").read_text())
+        record = read_sidecar(out)
         assert record["Sampling"]["revise"] is False
 
     @pytest.mark.parametrize("words", [(), ("--refine", "none"), ("--paper",)])
@@ -179,7 +96,7 @@ class TestBasic:
         self, command: Command, scan: Path, out: Path, model: Path, words: tuple[str, ...]
     ) -> None:
         done = command("harmonize", scan, "-o", out, "--model", model, "--revise", *words)
-        assert done.is_refusal("the second pass needs --refine local, and a model trained for it")
+        assert done.is_refusal("the second pass needs the local refinement", "(option --revise)")
 
     def test_uncertainty(self, command: Command, scan: Path, out: Path, model: Path) -> None:
         done = command("harmonize", scan, "-o", out, "--model", model, "--uncertainty", 2)
@@ -187,7 +104,7 @@ class TestBasic:
         spread = nib.load(out / "sub-01_T1w_harmonized_uncertainty.nii.gz")
         assert spread.shape == nib.load(scan).shape
         assert np.asarray(spread.dataobj).max() > 0
-        record = json.loads((out / "sub-01_T1w_harmonized.json").read_text())
+        record = read_sidecar(out)
         assert record["Uncertainty"]["Runs"] == 2
 
     def test_preview(self, command: Command, scan: Path, out: Path, model: Path) -> None:
@@ -253,23 +170,33 @@ class TestBasic:
         assert command("harmonize", scan, "-o", out, "--model", model, "--mask", path).code == 0
         written = nib.load(out / "sub-01_T1w_harmonized.nii.gz")
         np.testing.assert_array_equal(np.asarray(written.dataobj) != 0, mask)
-        assert json.loads((out / "sub-01_T1w_harmonized.json").read_text())["MaskOrigin"] == "given"
+        assert read_sidecar(out)["MaskOrigin"] == "given"
 
     def test_overwrite(self, command: Command, scan: Path, out: Path, model: Path) -> None:
         arguments = ("harmonize", scan, "-o", out, "--model", model, "--steps", 2)
-        assert command(*arguments).code == 0
+        assert command(*arguments, "--preview").code == 0
         first = np.asarray(nib.load(out / "sub-01_T1w_harmonized.nii.gz").dataobj).copy()
-        for extra in (("--preview", "--uncertainty", 2), ()):  # the second run clears them away
-            assert command(*arguments, "--seed", 1, "--overwrite", *extra).code == 0
-            assert len(names(out)) == (5 if extra else 3)
+        assert len(names(out)) == 4
+        assert command(*arguments, "--seed", 1, "--overwrite").code == 0
+        assert len(names(out)) == 3  # the picture of the first run is gone
         second = np.asarray(nib.load(out / "sub-01_T1w_harmonized.nii.gz").dataobj)
         assert np.abs(first - second).max() > 0.1
 
-    def test_models_without_any_is_no_error(self, command: Command) -> None:
-        done = command("models")
+    def test_a_warning_is_told_and_written(
+        self, command: Command, scan: Path, out: Path, tmp_path: Path
+    ) -> None:
+        """The head is 72 mm high; those of this target are larger."""
+        target = TargetDomain(100.0, 500.0, 3, (), (60.0, 70.0, 120.0), (80.0, 90.0, 130.0))
+        model = save_tiny_model(tmp_path / "model", target=target)
+        done = command("harmonize", scan, "-o", out, "--model", model)
         assert done.code == 0
-        shipped = sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
-        assert [line.split(":")[0] for line in done.stdout.splitlines()] == shipped
+        start = "isochroma: warning, sub-01_T1w.nii.gz: the brain is "
+        assert done.stderr.startswith(start)
+        assert len(done.stderr.splitlines()) == 1
+        (warning,) = read_sidecar(out)["Warnings"]
+        assert warning["Code"] == "brain-size"
+        assert warning["Value"] == pytest.approx(72, abs=2)
+        assert warning["Text"] in done.stderr
 
 
 def unusable(kind: str, folder: Path) -> Path:
@@ -389,7 +316,7 @@ class TestRefusals:
         other = scan.with_name("b.nii.gz")
         other.write_bytes(scan.read_bytes())
         refused = command("harmonize", scan, other, "-o", out, "--model", model, "--mask", scan)
-        assert refused.is_refusal("--mask goes with one scan")
+        assert refused.is_refusal("a mask goes with one scan", "(option --mask)")
         assert not out.exists()
 
     @pytest.mark.parametrize("ending", [".nii.gz", ".json", "_mask.nii.gz"])
@@ -400,7 +327,7 @@ class TestRefusals:
         old = out / f"sub-01_T1w_harmonized{ending}"
         old.write_text("precious")
         refused = command("harmonize", scan, "-o", out, "--model", model)
-        assert refused.is_refusal(f"{old} exists already. Use --overwrite")
+        assert refused.is_refusal(f"{old} exists already", "(option --overwrite)")
         assert old.read_text() == "precious"
         assert names(out) == [old.name]
 
@@ -425,28 +352,17 @@ class TestRefusals:
         assert refused.is_refusal("would both write", str(scan), str(other))
         assert not out.exists()
 
-    def test_two_scans_that_share_only_a_sidecar(
-        self, command: Command, tmp_path: Path, out: Path, model: Path
-    ) -> None:
-        """a.nii and a.nii.gz have two images but one a_harmonized.json: it must not be lost."""
-        for name in ("a.nii", "a.nii.gz"):
-            nib.save(head_image(), tmp_path / name)
-        pair = (tmp_path / "a.nii", tmp_path / "a.nii.gz")
-        refused = command("harmonize", *pair, "-o", out, "--model", model)
-        assert refused.is_refusal("would both write")
-        assert not out.exists()
-
     def test_two_scans_into_one_file(self, command: Command, scan: Path, model: Path) -> None:
         other = scan.with_name("b.nii.gz")
         other.write_bytes(scan.read_bytes())
         image = scan.with_name("one.nii.gz")
         refused = command("harmonize", scan, other, "-o", image, "--model", model)
-        assert refused.is_refusal("is a file name, and there are 2 scans")
+        assert refused.is_refusal("is a file name, and there are 2 scans", "(option --output)")
         assert not image.exists()
 
     def test_unknown_model(self, command: Command, scan: Path, out: Path) -> None:
         refused = command("harmonize", scan, "-o", out, "--model", "vermeer")
-        assert refused.is_refusal("no model 'vermeer'")
+        assert refused.is_refusal("no model 'vermeer'", "(option --model)")
         assert not out.exists()
 
     def test_damaged_weights(self, command: Command, scan: Path, out: Path) -> None:
@@ -459,7 +375,7 @@ class TestRefusals:
 
     def test_unknown_device(self, command: Command, scan: Path, out: Path, model: Path) -> None:
         refused = command("harmonize", scan, "-o", out, "--model", model, "--device", "abacus")
-        assert refused.is_refusal("device 'abacus' cannot be used here")
+        assert refused.is_refusal("device 'abacus' cannot be used here", "(option --device)")
         assert not out.exists()
 
     def test_one_good_one_bad(
@@ -513,17 +429,13 @@ class TestRefusals:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A termination signal while the image is written: no temporary file stays."""
-        before = signal.getsignal(signal.SIGTERM)
 
         def terminated(image: nib.Nifti1Image, path: Path) -> None:
             Path(path).write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGTERM)
 
         monkeypatch.setattr(nib, "save", terminated)
-        try:
-            done = command("harmonize", scan, "-o", out, "--model", model)
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        done = command("harmonize", scan, "-o", out, "--model", model)
         assert done.code == 128 + signal.SIGTERM
         assert list(out.rglob("*")) == []
 
@@ -539,91 +451,22 @@ class TestRefusals:
         assert options[0] in done.stderr
         assert not out.exists()
 
-
-class TestTrainingRefusals:
-    def test_missing_folder(self, command: Command, tmp_path: Path) -> None:
-        refused = command("train", tmp_path / "gone", "-o", tmp_path / "model")
-        assert refused.is_refusal("gone: no such folder")
-        assert names(tmp_path) == []
-
-    def test_too_few_scans(self, command: Command, tmp_path: Path) -> None:
-        target = tmp_path / "target"
-        target.mkdir()
-        nib.save(head_image(), target / "a.nii.gz")
-        refused = command("train", target, "-o", tmp_path / "model")
-        assert refused.is_refusal("1 scans found; training needs one, and validation one more")
-        assert names(tmp_path) == ["target"]
-
-    def test_start_from_another_network(
-        self, command: Command, tmp_path: Path, model: Path
+    def test_one_run_makes_no_uncertainty_map(
+        self, command: Command, scan: Path, out: Path, model: Path
     ) -> None:
-        output = tmp_path / "model"
-        refused = command("train", tmp_path, "-o", output, "--start-from", model)
-        assert refused.is_refusal("its network is", "not")
-        assert names(tmp_path) == []
-
-    def test_devices_that_are_no_number(self, command: Command, tmp_path: Path) -> None:
-        refused = command("train", tmp_path, "-o", tmp_path / "model", "--devices", "two")
-        assert refused.is_refusal("two")
-
-    def test_patch_size_that_the_network_cannot_halve(
-        self, command: Command, tmp_path: Path
-    ) -> None:
-        """Compact networks take multiples of 8: refused before hours of preprocessing."""
-        target = tmp_path / "target"
-        target.mkdir()
-        for name in "ab":
-            nib.save(head_image(), target / f"{name}.nii.gz")
-        options = ("--patch-size", 20, "--steps", 1, "--accelerator", "cpu", "--edge-variants", 0)
-        refused = command("train", target, "-o", tmp_path / "model", *options)
-        assert refused.is_refusal("20")
-
-
-class TestProcess:
-    """The installed command, in its own process."""
-
-    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [str(Path(sys.executable).with_name("isochroma")), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    def test_version(self) -> None:
-        done = self.run("--version")
-        assert done.returncode == 0
-        assert done.stdout == f"isochroma {isochroma.__version__}\n"
-
-    def test_missing_file(self, tmp_path: Path, model: Path) -> None:
-        gone, out = tmp_path / "gone.nii.gz", tmp_path / "out"
-        done = self.run("harmonize", gone, "-o", out, "--model", model)
-        assert done.returncode == 1
-        assert done.stdout == ""
-        assert done.stderr.strip() == f"isochroma: {gone}: no such file. Check the path."
+        refused = command("harmonize", scan, "-o", out, "--model", model, "--uncertainty", 1)
+        assert refused.is_refusal("2 runs or more, not 1", "(option --uncertainty)")
         assert not out.exists()
 
-    def test_success(self, scan: Path, out: Path, model: Path) -> None:
-        done = self.run("harmonize", scan, "-o", out, "--model", model, "--device", "cpu")
-        assert done.returncode == 0
-        assert done.stdout == f"{out / 'sub-01_T1w_harmonized.nii.gz'}\n"
-        assert done.stderr.strip() == ""
-        assert len(names(out)) == 3
-
-    def test_help_imports_nothing_heavy(self) -> None:
-        code = (
-            "import sys; from typer.testing import CliRunner; from isochroma.cli import app\n"
-            "for words in (['--help'], ['harmonize', '--help'], ['train', '-h']):\n"
-            "    result = CliRunner().invoke(app, words)\n"
-            "    assert result.exit_code == 0 and 'Usage' in result.output, result.output\n"
-            "heavy = {'torch', 'numpy', 'nibabel', 'scipy', 'SimpleITK', 'lightning', 'deepbet'}\n"
-            "print(sorted(heavy & set(sys.modules)))\n"
-            "import torch; assert 'torch' in sys.modules\n"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip() == "[]"
-
-    def test_module_is_the_command(self) -> None:
-        words = [sys.executable, "-m", "isochroma", "--version"]
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
-        assert done.stdout == f"isochroma {isochroma.__version__}\n"
+    def test_type_that_cannot_hold_the_target(
+        self, command: Command, tmp_path: Path, out: Path, model: Path
+    ) -> None:
+        path = tmp_path / "a.nii"
+        image = head_image()
+        nib.save(nib.Nifti1Image((np.asarray(image.dataobj) / 5).astype(np.uint8), RAS), path)
+        refused = command("harmonize", path, "-o", out, "--model", model, "--dtype", "input")
+        assert refused.is_refusal(f"{path}: uint8 cannot hold the target's intensities")
+        assert not out.exists()
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+"""Agreement of two volumes inside a mask."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Preview pictures: layout and orientation."""
+"""Pictures of slices: layout and orientation."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from isochroma.images.slices import save_preview
+from isochroma.images.slices import save_slices
 
 SHAPE = (40, 50, 44)
 
 
 def picture(path: Path, volume: np.ndarray, **options: tuple[float, float]) -> np.ndarray:
-    """(height, width) grey levels of a preview at one pixel a voxel, its title painted over."""
-    save_preview(path, {"": volume}, **options)
+    """(height, width) grey levels of a picture at one pixel a voxel, its title painted over."""
+    save_slices(path, {"": volume}, **options)
     image = Image.open(path)
     return np.asarray(image)[::2, ::2]
 
@@ -43,11 +43,11 @@ EVERYWHERE = slice(None)
 class TestBasic:
     def test_size_is_a_row_a_volume(self, tmp_path: Path) -> None:
         volumes = {name: np.zeros(SHAPE) for name in ("source", "harmonized", "truth")}
-        path = save_preview(tmp_path / "preview.png", volumes)
+        path = save_slices(tmp_path / "preview.png", volumes)
         assert path == tmp_path / "preview.png"
-        image = Image.open(path)
-        assert image.format == "PNG"
-        assert image.size == (2 * (40 + 40 + 50 + 3 * 4), 3 * 2 * 50)
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            assert image.size == (2 * (40 + 40 + 50 + 3 * 4), 3 * 2 * 50)
         assert [p.name for p in tmp_path.iterdir()] == ["preview.png"]
 
     def test_anterior_is_at_the_top_of_the_axial_view(self, tmp_path: Path) -> None:
@@ -91,5 +91,6 @@ class TestBasic:
     def test_existing_picture_is_replaced(self, tmp_path: Path) -> None:
         path = tmp_path / "p.png"
         path.write_text("old")
-        save_preview(path, {"a": np.zeros(SHAPE)})
-        assert Image.open(path).format == "PNG"
+        save_slices(path, {"a": np.zeros(SHAPE)})
+        with Image.open(path) as image:
+            assert image.format == "PNG"
