@@ -12,7 +12,7 @@ demo: $(CORE)
 	$(VENV)/bin/isochroma harmonize examples/ch2.nii.gz --output demo --preview --overwrite
 
 test: $(DEV)
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile --durations 10
 
 check: $(DEV)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
