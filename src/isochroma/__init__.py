@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from isochroma.method.sampling import ComputeSettings
     from isochroma.models.folder import load_model
     from isochroma.pipeline import Harmonizer, Result, SamplingSettings
+    from isochroma.training.fit import train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "SamplingSettings",
     "__version__",
     "load_model",
+    "train",
 ]
 
 _HOMES = {
@@ -39,6 +41,7 @@ _HOMES = {
     "Result": "isochroma.pipeline",
     "SamplingSettings": "isochroma.pipeline",
     "load_model": "isochroma.models.folder",
+    "train": "isochroma.training.fit",
 }
 
 

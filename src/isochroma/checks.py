@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from isochroma.images.brain import largest_component
 from isochroma.images.grid import Grid
-from isochroma.images.masked import extent
+from isochroma.images.masked import extent, smooth
 from isochroma.images.preprocess import Prepared
 from isochroma.models.config import TargetDomain
 
@@ -85,7 +84,7 @@ def check_refinement(
     """Look for a region where the source shows what its edges did not let the model expect.
 
     A voxel counts if the refinement moved it by more than 3 times the model's error; a region is
-    where such voxels are more than half of a Gaussian neighbourhood of 3 voxels.
+    where such voxels are more than half of a Gaussian neighbourhood of 3 mm.
 
     Parameters
     ----------
@@ -103,8 +102,7 @@ def check_refinement(
     """
     mask = source.mask
     moved = mask & (np.abs(refined - first) > UNEXPLAINED_ERRORS * error)
-    weight = ndimage.gaussian_filter(mask.astype(float), 3)
-    share = ndimage.gaussian_filter(moved.astype(float), 3) / np.maximum(weight, 0.3)
+    share = smooth(moved, mask, 3 / source.grid.voxel_mm, floor=0.3)
     size_ml = largest_component(mask & (share > 0.5)).sum() * source.grid.voxel_mm.prod() / 1000
     if size_ml <= UNEXPLAINED_ML:
         return []

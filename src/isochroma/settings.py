@@ -38,14 +38,13 @@ def settings(kind: type[Kind]) -> type[Kind]:
 
     Examples
     --------
-    >>> from typing import Annotated
     >>> @settings
     ... class Blur:
-    ...     sigma: Annotated[float, pydantic.Field(ge=0)] = 1.0
-    >>> Blur(sigma=-1.0)
+    ...     sigma: float = 1.0
+    >>> Blur(sigma="wide")
     Traceback (most recent call last):
     ...
-    isochroma.errors.InputError: sigma: input should be greater than or equal to 0, not -1.0.
+    isochroma.errors.InputError: sigma: input should be a valid number, not 'wide'.
     """
     options = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     checked: Any = pydantic_dataclass(frozen=True, config=options)(kind)

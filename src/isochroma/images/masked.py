@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -41,11 +41,34 @@ def smooth(
     ----------
     Knutsson and Westin 1993, doi:10.1109/CVPR.1993.341081.
     """
+    return smoother(mask, sigma, truncate, floor)(data)
+
+
+def smoother(
+    mask: np.ndarray, sigma: float | Sequence[float], truncate: float = 4.0, floor: float = 1e-6
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Prepare `smooth` for several volumes with one mask: the mask is smoothed once.
+
+    Parameters
+    ----------
+    mask, sigma, truncate, floor
+        As for `smooth`.
+
+    Returns
+    -------
+    smooth_volume : callable
+        Maps (I, J, K) data to the smoothed volume.
+    """
     weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma, truncate=truncate)
-    inside = np.where(mask, data, 0).astype(np.float32)
-    smoothed = ndimage.gaussian_filter(inside, sigma, truncate=truncate)
-    smoothed /= np.maximum(weight, floor)
-    return smoothed
+    weight = np.maximum(weight, floor)
+
+    def smooth_volume(data: np.ndarray) -> np.ndarray:
+        inside = np.where(mask, data, 0).astype(np.float32)
+        smoothed = ndimage.gaussian_filter(inside, sigma, truncate=truncate)
+        smoothed /= weight
+        return smoothed
+
+    return smooth_volume
 
 
 def scatter(values: np.ndarray, mask: np.ndarray, background: float = 0.0) -> np.ndarray:

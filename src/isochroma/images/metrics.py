@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
+
+from isochroma.images.masked import smoother
 
 
 def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray, data_range: float) -> float:
@@ -75,11 +76,10 @@ def ssim(
     Wang et al. 2004, doi:10.1109/TIP.2003.819861, with K1 = 0.01, K2 = 0.03, in 3D.
     """
     mask = np.asarray(mask, dtype=bool)
-    weight = np.maximum(ndimage.gaussian_filter(mask.astype(np.float32), sigma), 1e-6)
+    smooth = smoother(mask, sigma)
 
     def local_mean(volume: np.ndarray) -> np.ndarray:
-        inside = np.where(mask, volume, 0).astype(np.float32)
-        return (ndimage.gaussian_filter(inside, sigma) / weight)[mask]
+        return smooth(volume)[mask]
 
     a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
     mean_a, mean_b = local_mean(a), local_mean(b)
