@@ -36,5 +36,10 @@ def about(path: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        msg = f"{path}: {error}"
+        msg = f"{printable(path)}: {error}"
         raise InputError(msg, error.argument) from error
+
+
+def printable(path: Path | str) -> str:
+    """Return a path without control characters, which could command the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))

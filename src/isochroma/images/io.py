@@ -16,7 +16,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from numpy.typing import DTypeLike
 
-from isochroma.errors import InputError
+from isochroma.errors import InputError, printable
 from isochroma.files import write_atomically
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
@@ -244,11 +244,6 @@ def reason(error: BaseException) -> str:
     """Return an exception's message as one short line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."
-
-
-def printable(path: Path | str) -> str:
-    """Return a path without control characters, which could command the terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
 
 
 def as_scan(
