@@ -118,12 +118,15 @@ class Rendering:
         The source's edges.
     first, refined, output : (I, J, K) ndarray of float32
         First pass, first pass refined, and final image; model units, 0 outside the mask.
+    explained : float or None
+        Share of the source's variance that the first pass explains (`refinement.Refined`).
     """
 
     edges: np.ndarray
     first: np.ndarray
     refined: np.ndarray
     output: np.ndarray
+    explained: float | None = None
 
 
 @dataclass(frozen=True)
@@ -369,13 +372,13 @@ class Harmonizer:
         with stage("refine"):
             refined = REFINEMENTS[sampling.refine](first, source, self.config)
         if refined.variance is None or not self.revises:
-            return Rendering(edge_map, first, refined.image, refined.image)
+            return Rendering(edge_map, first, refined.image, refined.image, refined.explained)
         with stage("revise"):
             second = self.sampler.revise(edge_map, mask, refined.image)
         with stage("refine"):
             error = self.config.validation.rmse
             output = keep_structure(second, source.image, mask, error, refined.variance)
-        return Rendering(edge_map, first, refined.image, output)
+        return Rendering(edge_map, first, refined.image, output, refined.explained)
 
     @property
     def revises(self) -> bool:
