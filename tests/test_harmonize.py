@@ -427,7 +427,7 @@ class TestSampling:
         network = AnalyticNetwork(lambda condition: condition[:, :1])
         mask = np.ones((8, 8, 8), bool)
         sample(network, mask, mask, SamplingSettings(steps=4, solver=solver))
-        assert len(network.times) == 4 * flow.EVALUATIONS[solver]
+        assert len(network.times) == 4 * flow.SOLVERS[solver].evaluations
 
     def test_coordinates_are_millimetres_about_the_brains_centre(self) -> None:
         network = AnalyticNetwork(lambda condition: condition[:, 3:4])

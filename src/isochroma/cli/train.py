@@ -1,116 +1,182 @@
-"""`isochroma train`: a model of your own scanner."""
+"""`isochroma train`: a model of one scanner, from its scans alone."""
 
 from __future__ import annotations
 
+import dataclasses
 import signal
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isochroma.cli.app import command, require
-from isochroma.errors import InputError
+from isochroma.cli.app import command, registered, require
+from isochroma.cli.options import INPUT, OUTPUT, Verbose
 
-Architecture = Literal["compact", "paper"]
+if TYPE_CHECKING:
+    from isochroma.training.settings import Recipe
+
+RECIPE, SCHEDULE, TRAINER = "Recipe", "Schedule", "Trainer"
+
+
+def recipe_option(help: str, panel: str = RECIPE, **limits: Any) -> Any:
+    """Make an option whose default is the recipe's."""
+    return typer.Option(help=help, rich_help_panel=panel, show_default=False, **limits)
 
 
 @command("train")
 def train(
+    context: typer.Context,
     target: Annotated[Path, typer.Argument(help="Folder of the target scanner's scans.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The model folder to make.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="The model folder to make.", rich_help_panel=OUTPUT),
+    ],
     name: Annotated[
-        str | None, typer.Option(help="Name of the model [default: the folder's].")
+        str | None,
+        typer.Option(help="Name of the model (default: the folder's).", rich_help_panel=OUTPUT),
     ] = None,
-    architecture: Annotated[
-        Architecture, typer.Option(help="compact (4.5 M parameters) or paper (98.5 M).")
-    ] = "compact",
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 30000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Patches a step and device.")] = 2,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    edge_variants: Annotated[
-        int, typer.Option(min=0, help="Re-contrasted copies whose edges are learned too.")
-    ] = 3,
-    variant_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of patches with a copy's edges.")
-    ] = 0.5,
-    start_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of patches at t = 0.")
-    ] = 0.5,
-    draft_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of patches that train the second pass.")
-    ] = 0.0,
-    draft_copies: Annotated[
-        int, typer.Option(min=1, help="Drafts of each scan, for the second pass.")
-    ] = 3,
-    edge_fraction: Annotated[float, typer.Option(help="Edge voxels over brain voxels.")] = 0.16,
-    patch_size: Annotated[int, typer.Option(help="Edge of a patch in samples.")] = 64,
-    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 1000,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, ... (Lightning).")] = "auto",
-    devices: Annotated[str, typer.Option(help="Number of devices, or auto.")] = "auto",
-    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed.")] = "bf16-mixed",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that draw patches.")] = 0,
-    compile_network: Annotated[
-        bool, typer.Option("--compile", help="Compile the network first (needs a C++ compiler).")
-    ] = False,
-    cache: Annotated[Path | None, typer.Option(help="Folder of preprocessed scans.")] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of preprocessed scans (default: in the model folder).",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
     start_from: Annotated[
-        str | None, typer.Option(help="Model whose weights to start from.")
+        str | None,
+        typer.Option(help="Model whose weights to start from.", rich_help_panel=INPUT),
     ] = None,
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper",
+            help="The paper's recipe, complete; other options change parts of it.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = False,
+    network: Annotated[
+        str | None,
+        registered(
+            "isochroma.method.network:NETWORKS",
+            "Architecture: compact, 4.5 M parameters; paper, 98.5 M (default: compact).",
+            RECIPE,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, recipe_option("Optimizer steps (30000; paper: 150000).", min=1)
+    ] = None,
+    batch_size: Annotated[
+        int | None, recipe_option("Patches a step and device (2; paper: 8).", min=1)
+    ] = None,
+    learning_rate: Annotated[
+        float | None, recipe_option("Peak learning rate (1e-3; paper: 5e-5).")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        registered(
+            "isochroma.training.settings:PRECISIONS",
+            "Arithmetic (bf16-mixed; paper: 16-mixed).",
+            RECIPE,
+        ),
+    ] = None,
+    patch_size: Annotated[
+        int | None, recipe_option("Edge of a patch in samples (64).", min=1)
+    ] = None,
+    edge_fraction: Annotated[
+        float | None, recipe_option("Edge voxels over brain voxels (0.16).")
+    ] = None,
+    edge_variants: Annotated[
+        int | None,
+        recipe_option("Re-contrasted copies whose edges are learned too (3; paper: 0).", min=0),
+    ] = None,
+    variant_share: Annotated[
+        float | None,
+        recipe_option("Share of patches with a copy's edges (0.5; paper: 0).", min=0, max=1),
+    ] = None,
+    start_share: Annotated[
+        float | None, recipe_option("Share of patches at t = 0 (0.5; paper: 0).", min=0, max=1)
+    ] = None,
+    draft_share: Annotated[
+        float | None,
+        recipe_option("Share of patches that train the second pass (0).", min=0, max=1),
+    ] = None,
+    draft_copies: Annotated[
+        int | None, recipe_option("Drafts of each scan, for the second pass (3).", min=1)
+    ] = None,
+    seed: Annotated[int | None, recipe_option("Seed of every random choice (0).", min=0)] = None,
+    validate_every: Annotated[
+        int | None, recipe_option("Steps between validations (1000).", SCHEDULE, min=1)
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, recipe_option("Steps between checkpoints (200).", SCHEDULE, min=1)
+    ] = None,
+    accelerator: Annotated[
+        str, typer.Option(help="auto, cpu, gpu, ... (Lightning).", rich_help_panel=TRAINER)
+    ] = "auto",
+    devices: Annotated[
+        str, typer.Option(help="Number of devices, or auto.", rich_help_panel=TRAINER)
+    ] = "auto",
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that draw patches.", rich_help_panel=TRAINER)
+    ] = 0,
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the network first (needs a C++ compiler).",
+            rich_help_panel=TRAINER,
+        ),
+    ] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train a model on the scans of ONE scanner; no other scan is ever read.
 
     Run the same command again to go on where a stopped run left off.
     """
-    fit = require("train", "isochroma.training.fit").train
-    from isochroma.method.edges import EdgeSettings
-    from isochroma.method.network import COMPACT, PAPER
-    from isochroma.method.patches import PatchSettings
-    from isochroma.models.config import ModelConfig
+    fit = require("train", "isochroma.training.fit")
     from isochroma.models.folder import load_model
-    from isochroma.training.settings import TrainingSettings
+    from isochroma.training.settings import TrainerSettings
 
-    if devices != "auto" and not devices.isdecimal():
-        msg = f"--devices {devices}: give a number or auto."
-        raise InputError(msg)
+    recipe = choose_recipe(paper, context.params)
+    trainer = TrainerSettings(
+        accelerator, int(devices) if devices.isdecimal() else devices, workers, compile
+    )
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning has its own handler, for SLURM
-    config = ModelConfig(
-        name=name or output.resolve().name,
-        edges=EdgeSettings(fraction=edge_fraction),
-        network=PAPER if architecture == "paper" else COMPACT,
-        patches=PatchSettings(size=patch_size),
-    )
-    settings = TrainingSettings(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        edge_variants=edge_variants,
-        variant_share=variant_share,
-        start_share=start_share,
-        draft_share=draft_share,
-        draft_copies=draft_copies,
-        validate_every=validate_every,
-        checkpoint_every=checkpoint_every,
-        seed=seed,
-    )
-    initial = None
-    if start_from is not None:
-        initial = load_model(start_from)
-        if initial[1].network != config.network:
-            msg = f"{start_from}: its network is {initial[1].network}, not {config.network}."
-            raise InputError(msg)
-    fit(
-        target,
-        output,
-        config,
-        settings,
-        accelerator=accelerator,
-        devices=int(devices) if devices.isdecimal() else devices,
-        precision=precision,
-        workers=workers,
-        compile_network=compile_network,
-        cache=cache,
-        initial=initial,
-    )
-    typer.echo(output)
+    initial = load_model(start_from) if start_from is not None else None
+    typer.echo(fit.train(target, output, recipe, trainer, initial, name, cache))
+
+
+def choose_recipe(paper: bool, options: Mapping[str, Any]) -> Recipe:
+    """Change a recipe by the options that were given.
+
+    Parameters
+    ----------
+    paper : bool
+        Start from the paper's recipe, not from the compact one.
+    options : mapping
+        Option name to value; None leaves the recipe as it is. Names of `TrainingSettings` fields
+        change these.
+
+    Returns
+    -------
+    recipe : Recipe
+    """
+    from isochroma.method.network import NETWORKS
+    from isochroma.training.settings import COMPACT_RECIPE, PAPER_RECIPE, TrainingSettings
+
+    recipe = PAPER_RECIPE if paper else COMPACT_RECIPE
+    given = {name: value for name, value in options.items() if value is not None}
+    fields = {field.name for field in dataclasses.fields(TrainingSettings)}
+    changes: dict[str, Any] = {
+        "training": dataclasses.replace(
+            recipe.training, **{name: value for name, value in given.items() if name in fields}
+        )
+    }
+    if "network" in given:
+        changes["network"] = NETWORKS[given["network"]]
+    if "patch_size" in given:
+        changes["patches"] = dataclasses.replace(recipe.patches, size=given["patch_size"])
+    if "edge_fraction" in given:
+        changes["edges"] = dataclasses.replace(recipe.edges, fraction=given["edge_fraction"])
+    return dataclasses.replace(recipe, **changes)

@@ -17,7 +17,7 @@ import torch
 
 from isochroma.files import write_atomically
 from isochroma.images.io import load
-from isochroma.method.flow import EVALUATIONS
+from isochroma.method.flow import SOLVERS
 from isochroma.method.network import IN_CHANNELS, PAPER, VelocityNetwork
 from isochroma.pipeline import PAPER_SAMPLING, Harmonizer
 from isochroma.stages import Event, listening
@@ -119,7 +119,7 @@ def paper_network(voxels: int, device: torch.device) -> Cost:
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - start
-    evaluations = PAPER_SAMPLING.steps * EVALUATIONS[PAPER_SAMPLING.solver]
+    evaluations = PAPER_SAMPLING.steps * SOLVERS[PAPER_SAMPLING.solver].evaluations
     return Cost("paper's network", evaluations * seconds * voxels / PAPER_TILE**3, memory.look())
 
 

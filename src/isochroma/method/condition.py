@@ -1,17 +1,13 @@
-"""Multi-stride patches for training, and tiles for use in bounded memory.
+"""Input channels that tell the network which anatomy to render: edges, mask and coordinates.
 
-One patch size gives local detail and global anatomy. A patch holds `size`^3 samples. Most are
-neighbouring voxels; with probability `strided_probability` they are taken at a stride above 1, so
-that one patch spans the head (Jeong et al. 2025). The image is averaged over each stride's block
-first (a low-pass, which plain subsampling lacks), edges are max-pooled over it, and the coordinates
-are those of the block centres: positions really sampled.
+The same function builds them for training patches and for whole scans, so that the two agree.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-COORDINATE_MM = 100.0
+COORDINATE_MM = 100.0  # one unit; with it, coordinates of an adult brain stay within about [-1, 1]
 
 
 def coordinates(
@@ -21,20 +17,32 @@ def coordinates(
     stride: np.ndarray | tuple[int, ...] = (1, 1, 1),
     spacing_mm: float = 1.0,
 ) -> np.ndarray:
-    """Position of each sample relative to the brain's centre, in units of 100 mm.
+    """Return the position of each sample relative to the brain's centre, in units of 100 mm.
+
+    With a stride above 1, a sample stands for a block of voxels and lies at the block's centre.
 
     Parameters
     ----------
-    centroid
-        (3,) voxel position of the mask's centroid.
-    start, shape, stride
-        First voxel, number of samples and stride along each axis.
-    spacing_mm
-        Edge of a voxel.
+    centroid : (3,) ndarray
+        Centroid of the brain mask, in voxels.
+    start : (3,) ndarray
+        First voxel along each axis; may be negative.
+    shape : tuple of int
+        Number of samples along each axis.
+    stride : (3,) ndarray or tuple of int
+        Voxels from one sample to the next along each axis.
+    spacing_mm : float
+        Edge of a voxel in mm.
 
     Returns
     -------
-    (3, I, J, K) float32, about [-1, 1]: right, anterior, superior.
+    where : (3, I, J, K) ndarray of float32
+        Positions to the right, to the front and upwards.
+
+    Examples
+    --------
+    >>> coordinates(np.array([5, 0, 0]), np.array([10, 0, 0]), (2, 1, 1), spacing_mm=2)[0, :, 0, 0]
+    array([0.1 , 0.12], dtype=float32)
     """
     axes = []
     for origin, first, count, step in zip(centroid, start, shape, stride, strict=True):
@@ -44,20 +52,22 @@ def coordinates(
 
 
 def condition_channels(edges: np.ndarray, mask: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """What the network is told: (4, I, J, K) float32.
+    """Stack the edge channel and the coordinates.
 
-    The first channel is 1 on edges, -1 elsewhere in the brain and 0 outside it, so that the
-    network knows the mask too; the others are the coordinates `where` (3, I, J, K).
+    Parameters
+    ----------
+    edges : (I, J, K) ndarray
+        Edge map: above 0 on edges.
+    mask : (I, J, K) ndarray
+        Brain mask: above 0 inside.
+    where : (3, I, J, K) ndarray
+        Coordinates, see `coordinates`.
+
+    Returns
+    -------
+    condition : (4, I, J, K) ndarray of float32
+        First the edges: 1 on edges, -1 elsewhere in the brain and 0 outside, so that the network
+        sees the mask too. Then the coordinates.
     """
     signed = np.where(mask > 0, 2.0 * (edges > 0) - 1, 0)
     return np.concatenate([signed[None], where]).astype(np.float32)
-
-
-def centroid_of(mask: np.ndarray) -> np.ndarray:
-    """(3,) mean voxel position of a boolean mask."""
-    return np.array(
-        [
-            np.average(np.arange(n), weights=mask.sum(tuple({0, 1, 2} - {axis})))
-            for axis, n in enumerate(mask.shape)
-        ]
-    )

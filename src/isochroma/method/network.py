@@ -1,60 +1,70 @@
-"""The velocity network v(x_t, t, e): a 3D U-Net with time modulation.
+"""The velocity network v(x_t, t, e): a 3D U-Net that is told the time.
 
-Two configurations share this code. `PAPER` is the paper's: width 64, multipliers 1-2-4-8, two
-residual blocks a level, linear attention at every level and full attention innermost, 98.5 M
-parameters. `COMPACT` moves 2 x 2 x 2 voxels into channels before the first convolution (space to
-depth), so that its widest maps hold an eighth of the voxels, and predicts a preconditioned
-velocity; it is small enough for a laptop.
+Two configurations share this code:
+
+- `PAPER` is the paper's (Jeong et al. 2025, arXiv:2505.00133): width 64, multipliers 1-2-4-8, two
+  residual blocks a level, linear attention at every level and full attention innermost; 98.5 M
+  parameters.
+- `COMPACT` has 4.5 M parameters and runs on a laptop. It moves blocks of 2 x 2 x 2 voxels into
+  channels before the first convolution (space to depth), so that its widest feature maps hold an
+  eighth of the voxels, and it predicts a preconditioned velocity (`precondition`).
 
 Activations are normalised per voxel over channels, never over space: statistics over space differ
-between training patches and whole heads. Centring the channels, which RMS normalisation leaves out,
-kept the gradients smaller in our trials (docs/experiments.md).
+between training patches and whole heads.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, Literal, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
+
+from isochroma.settings import settings
 
 IN_CHANNELS = 5  # state, edges, three coordinates
 
 
-@dataclass(frozen=True)
+@settings
 class NetworkSettings:
     """Shape of the U-Net.
 
-    width, multipliers
-        Channels of the first level, and of each level relative to it.
-    blocks
+    Attributes
+    ----------
+    width : int
+        Channels of the first level, at least 4.
+    multipliers : tuple of int
+        Channels of each level, as multiples of `width`.
+    blocks : int
         Residual blocks a level, on the way down and on the way up.
-    space_to_depth
-        Edge of the voxel block that becomes channels first (1: none).
-    attention
-        Linear attention at every level, full attention innermost.
-    kernel
+    space_to_depth : int
+        Edge of the voxel blocks that are moved into channels first; 1 for none.
+    attention : bool
+        Use linear attention at every level and full attention innermost.
+    kernel : int
         Edge of the first convolution.
-    data_std
-        Standard deviation of the image in model units, for preconditioning; None for the plain
+    data_std : float or None
+        Standard deviation of the images in model units, for preconditioning; None for the plain
         velocity of the paper.
     """
 
-    width: int = 32
-    multipliers: tuple[int, ...] = (1, 2, 4)
-    blocks: int = 1
-    space_to_depth: int = 2
+    width: Annotated[int, Field(ge=4, le=512)] = 32
+    multipliers: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=32)], ...], Field(min_length=1, max_length=6)
+    ] = (1, 2, 4)
+    blocks: Annotated[int, Field(ge=1, le=8)] = 1
+    space_to_depth: Annotated[int, Field(ge=1, le=8)] = 2
     attention: bool = False
-    kernel: int = 3
-    data_std: float | None = 0.5
+    kernel: Literal[1, 3, 5, 7, 9] = 3
+    data_std: Annotated[float, Field(gt=0, le=10)] | None = 0.5
 
     @property
     def divisor(self) -> int:
-        """Volume edges must be multiples of this many voxels."""
+        """Number of voxels that the edges of a volume must be multiples of."""
         return self.space_to_depth * 2 ** (len(self.multipliers) - 1)
 
 
@@ -68,11 +78,20 @@ PAPER = NetworkSettings(
     kernel=7,
     data_std=None,
 )
+NETWORKS = {"compact": COMPACT, "paper": PAPER}
+"""Configurations of the network by name."""
 
 
 class ChannelNorm(nn.Module):
-    """Zero mean and unit variance over the channels of each voxel, then a learned gain and bias
-    (layer normalisation, Ba et al. 2016, arXiv:1607.06450).
+    """Normalise each voxel over its channels, then apply a learned gain and bias.
+
+    This is layer normalisation (Ba et al. 2016, arXiv:1607.06450). Its centring, which RMS
+    normalisation leaves out, kept the gradients smaller in our trials (docs/experiments.md).
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the input.
     """
 
     def __init__(self, channels: int) -> None:
@@ -81,14 +100,23 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1, channels, 1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, I, J, K) to the same."""
+        """Normalise (B, C, I, J, K) activations."""
         x = x - x.mean(1, keepdim=True)
         return x * (torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-3) * self.gain) + self.bias
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(modulate(norm(conv(silu(norm(x))))))), with a 1 x 1 x 1 shortcut where the
-    width changes; the time embedding scales and shifts the second normalisation.
+    """Add two normalised convolutions to the input.
+
+    x + conv(silu(modulate(norm(conv(silu(norm(x))))))): the time embedding scales and shifts
+    (modulates) the second normalisation. Where the width changes, x passes a 1 x 1 x 1 convolution.
+
+    Parameters
+    ----------
+    channels_in, channels : int
+        Channels of input and output.
+    time_channels : int
+        Length of the time embedding.
     """
 
     def __init__(self, channels_in: int, channels: int, time_channels: int) -> None:
@@ -100,25 +128,34 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
         same = channels_in == channels
         self.shortcut = nn.Identity() if same else nn.Conv3d(channels_in, channels, 1)
-        silence(self.conv2)
+        zero_init(self.conv2)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(B, C, I, J, K) and (B, T) to (B, C', I, J, K)."""
+        """Map (B, C, I, J, K) activations and a (B, T) time embedding to (B, C', I, J, K)."""
         scale, shift = self.time(time)[:, :, None, None, None].chunk(2, dim=1)
         h = self.conv1(functional.silu(self.norm1(x)))
         h = self.norm2(h) * (1 + scale) + shift
         return self.shortcut(x) + self.conv2(functional.silu(h))
 
 
-def silence(layer: nn.Conv3d) -> None:
-    """Let a layer start from zero output."""
+def zero_init(layer: nn.Conv3d) -> None:
+    """Set a layer's weights and biases to zero, so that its output is zero before training."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
 
 
 class Attention(nn.Module):
-    """Residual self-attention over voxels: full (softmax) or linear (Shen et al. 2021,
-    arXiv:1812.01243), whose cost grows with the number of voxels, not its square.
+    """Add self-attention over voxels to the input.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of input and output.
+    linear : bool
+        Use linear attention (Shen et al. 2021, arXiv:1812.01243), whose cost is proportional to the
+        number of voxels, instead of full (softmax) attention, where it is to their square.
+    heads, head_channels : int
+        Number of heads, and channels of each.
     """
 
     def __init__(
@@ -132,7 +169,7 @@ class Attention(nn.Module):
         self.out = nn.Conv3d(heads * head_channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, I, J, K) to the same."""
+        """Attend over the voxels of (B, C, I, J, K) activations."""
         batch, _, *shape = x.shape
         q, k, v = self.qkv(self.norm(x)).view(batch, 3, self.heads, -1, math.prod(shape)).unbind(1)
         if self.linear:
@@ -146,7 +183,13 @@ class Attention(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Sines and cosines of t at frequencies 1 to 100, then two linear layers: (B,) to (B, T)."""
+    """Embed times: sines and cosines at frequencies 1 to 100, then two linear layers.
+
+    Parameters
+    ----------
+    width : int
+        Number of sines and cosines; the embedding is four times as long.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -158,12 +201,23 @@ class TimeEmbedding(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
+        """Map (B,) times to (B, T) embeddings."""
         angles = t[:, None] * self.frequencies
         return self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
 
 
 class Level(nn.Module):
-    """One resolution of the U-Net, down or up: residual blocks, attention, resampling."""
+    """Hold one resolution of the U-Net, on the way down or up.
+
+    Parameters
+    ----------
+    blocks : list of ResidualBlock
+        Applied first.
+    attention : torch.nn.Module
+        Applied after the blocks.
+    resample : torch.nn.Module
+        Applied last; changes to the next level's resolution.
+    """
 
     def __init__(
         self, blocks: list[ResidualBlock], attention: nn.Module, resample: nn.Module
@@ -175,7 +229,15 @@ class Level(nn.Module):
 
 
 class VelocityNetwork(nn.Module):
-    """The U-Net. Every residual block's output on the way down is joined on the way up."""
+    """Predict the velocity of the flow with a U-Net.
+
+    The output of every residual block on the way down is concatenated on the way up.
+
+    Parameters
+    ----------
+    settings : NetworkSettings
+        Shape of the network.
+    """
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
@@ -210,23 +272,24 @@ class VelocityNetwork(nn.Module):
         self.middle2 = ResidualBlock(widths[-1], widths[-1], time)
         self.head = ResidualBlock(2 * widths[0], widths[0], time)
         self.out = nn.Conv3d(widths[0], voxels, 1)
-        silence(self.out)
+        zero_init(self.out)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Velocity at x_t.
+        """Predict the velocity at x_t.
 
         Parameters
         ----------
-        x
-            (B, 1, I, J, K) state; edges of the volume are multiples of `settings.divisor`.
-        t
-            (B,) in [0, 1].
-        condition
-            (B, 4, I, J, K) edge map (see `patches.condition_channels`) and coordinates.
+        x : (B, 1, I, J, K) Tensor
+            State x_t; the edges of the volume are multiples of `settings.divisor`.
+        t : (B,) Tensor
+            Times in [0, 1].
+        condition : (B, 4, I, J, K) Tensor
+            Edges and coordinates, see `condition.condition_channels`.
 
         Returns
         -------
-        (B, 1, I, J, K) velocity.
+        velocity : (B, 1, I, J, K) Tensor
+            In model units.
         """
         if self.settings.data_std is None:
             return self.unet(x, t, condition)
@@ -234,7 +297,7 @@ class VelocityNetwork(nn.Module):
         return keep * x + gain * self.unet(shrink * x, t, condition)
 
     def unet(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """The bare U-Net, (B, 1, I, J, K) to the same."""
+        """Apply the U-Net without preconditioning to a (B, 1, I, J, K) state."""
         time = self.time(t)
         x = space_to_depth(torch.cat([x, condition], dim=1), self.settings.space_to_depth)
         x = first = self.stem(x.contiguous(memory_format=torch.channels_last_3d))
@@ -255,20 +318,33 @@ class VelocityNetwork(nn.Module):
 
 
 def precondition(t: Tensor, data_std: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Factors that let the network see what x_t tells about the image, and predict the rest.
+    """Return the factors that scale the U-Net's input and output.
 
-    With Var x = s^2 and unit noise, Var x_t = t^2 s^2 + (1 - t)^2 =: w. The best linear guess of
-    the velocity from x_t is keep * x_t with keep = (t s^2 - (1 - t)) / w, and what it leaves has
-    standard deviation gain = s / sqrt(w). The network is shown the best linear guess of the
-    image, over s: shrink * x_t with shrink = t s / w. So at t = 0, where x_t is noise, it sees
-    the edges alone and predicts the posterior mean: one step from any noise gives the same image.
-    At t = 1 it predicts the noise. After Karras et al. 2022 (EDM, arXiv:2206.00364, section 5),
-    worked out for the straight path.
+    The velocity is keep * x_t + gain * F(shrink * x_t) with the U-Net F. For images of variance s^2
+    and noise of variance 1, x_t has the variance w = t^2 s^2 + (1 - t)^2, and
+
+    - keep = (t s^2 - (1 - t)) / w makes keep * x_t the best linear estimate of the velocity;
+    - gain = s / sqrt(w) is the standard deviation of what that estimate leaves to F;
+    - shrink = t s / w makes shrink * x_t the best linear estimate of the image, divided by s.
+
+    At t = 0, where x_t is noise, F therefore sees the edges alone and predicts the posterior mean:
+    one step from any noise gives the same image. At t = 1, F predicts the noise.
+
+    Parameters
+    ----------
+    t : (B,) Tensor
+        Times in [0, 1].
+    data_std : float
+        s, the standard deviation of the images.
 
     Returns
     -------
-    keep, gain, shrink
-        (B, 1, 1, 1, 1) each; velocity = keep * x_t + gain * F(shrink * x_t).
+    keep, gain, shrink : (B, 1, 1, 1, 1) Tensor
+        The factors.
+
+    References
+    ----------
+    Karras et al. 2022 (EDM), arXiv:2206.00364, section 5; here for the straight path.
     """
     t = t.view(-1, 1, 1, 1, 1)
     variance = (t * data_std).square() + (1 - t).square()
@@ -277,8 +353,20 @@ def precondition(t: Tensor, data_std: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def loss_weight(t: Tensor, data_std: float | None) -> Tensor:
-    """Weight (B,) that gives the preconditioned network's squared error unit scale at every t:
-    1 / gain^2; 1 for the plain velocity.
+    """Return the weight of the squared velocity error at each time.
+
+    Parameters
+    ----------
+    t : (B,) Tensor
+        Times in [0, 1].
+    data_std : float or None
+        As in `NetworkSettings`.
+
+    Returns
+    -------
+    weight : (B,) Tensor
+        1 / gain^2 of `precondition`, which gives the U-Net's error unit scale at every t; 1 for the
+        plain velocity (`data_std` None).
     """
     if data_std is None:
         return torch.ones_like(t)
@@ -286,7 +374,7 @@ def loss_weight(t: Tensor, data_std: float | None) -> Tensor:
 
 
 def space_to_depth(x: Tensor, block: int) -> Tensor:
-    """(B, C, I, J, K) to (B, C b^3, I/b, J/b, K/b): each b^3 block of voxels becomes channels."""
+    """Move each block of b^3 voxels into channels: (B, C, I, J, K) to (B, C b^3, I/b, J/b, K/b)."""
     if block == 1:
         return x
     batch, channels, i, j, k = x.shape
@@ -296,7 +384,7 @@ def space_to_depth(x: Tensor, block: int) -> Tensor:
 
 
 def depth_to_space(x: Tensor, block: int) -> Tensor:
-    """The inverse of `space_to_depth`."""
+    """Move channels back into blocks of voxels; the inverse of `space_to_depth`."""
     if block == 1:
         return x
     batch, channels, i, j, k = x.shape

@@ -1,0 +1,1 @@
+"""Training: target scans, batches, the training loop and its recipes."""

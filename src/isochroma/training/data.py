@@ -1,9 +1,7 @@
-"""Train a model on one scanner's scans: `isochroma train TARGET_DIR -o MODEL_DIR`.
+"""Target scans of a training run: found, preprocessed once into a cache, opened, described.
 
-Only TARGET_DIR is read: the method is blind to every other scanner. Scans are preprocessed once
-into a memory-mapped cache, edges included. Lightning runs the loop, so several GPUs, mixed
-precision, resumption and SLURM requeueing are its own. Every random choice is a function of the
-seed and the step, so a run that was killed continues as if it had not been.
+Only the target folder is read; no other scanner's scan is ever opened. A cached scan is a folder of
+arrays that are memory-mapped, so that many scans cost little memory.
 """
 
 from __future__ import annotations
@@ -12,39 +10,71 @@ import contextlib
 import csv
 import dataclasses
 import json
+import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from isochroma.errors import InputError, about
 from isochroma.files import sha256
-from isochroma.images.brain import brain_mask
+from isochroma.images.brain import find_brain
 from isochroma.images.io import has_volume_suffix, load, stem
-from isochroma.images.masked import extent
+from isochroma.images.masked import centroid, extent
 from isochroma.images.preprocess import from_model_units, prepare
-from isochroma.method import patches
-from isochroma.method.condition import centroid_of
-from isochroma.method.edges import canny
-from isochroma.method.patches import PatchSettings
+from isochroma.method.edges import detect_edges
 from isochroma.method.recontrast import random_scanner
-from isochroma.models.config import ModelConfig, TargetDomain
-from isochroma.pipeline import Harmonizer
-from isochroma.training.drafts import Example, make_example
+from isochroma.models.config import TargetDomain
+from isochroma.training.settings import Recipe
+
+logger = logging.getLogger(__name__)
+
+QUANTILES = 101  # of the target domain: one a percent
+
+
+class Example(NamedTuple):
+    """Hold one training example of the second pass (see `drafts.make_example`).
+
+    Attributes
+    ----------
+    image : (I, J, K) ndarray of float
+        A target scan with planted spots, in model units.
+    edges : (I, J, K) ndarray of bool
+        Edges of that scan as another scanner shows it.
+    draft : (I, J, K) ndarray of float
+        What the first pass and the refinement make of it, in model units.
+    """
+
+    image: np.ndarray
+    edges: np.ndarray
+    draft: np.ndarray
 
 
 class TargetScan(NamedTuple):
-    """One cached scan: (I, J, K) image, mask; (V, I, J, K) edge maps, the scan's own first; and
-    examples for the second pass, if there are any.
+    """Hold one cached target scan on the model grid, cropped to the brain.
+
+    Attributes
+    ----------
+    folder : Path
+        The cached scan's folder.
+    image : (I, J, K) ndarray of float16
+        In model units.
+    mask : (I, J, K) ndarray of bool
+        Brain mask.
+    edges : (V, I, J, K) ndarray of bool
+        The scan's own edges first, then those of its re-contrasted copies.
+    centroid : (3,) ndarray of float
+        Centroid of the mask, in voxels.
+    lower, upper : float
+        Intensities of the scan that became -1 and +1.
+    examples : tuple of Example
+        Examples for the second pass, if any.
     """
 
-    name: str
+    folder: Path
     image: np.ndarray
     mask: np.ndarray
     edges: np.ndarray
@@ -54,24 +84,73 @@ class TargetScan(NamedTuple):
     examples: tuple[Example, ...] = ()
 
 
-def find_target_scans(folder: Path) -> dict[str, list[Path]]:
-    """Training and validation scans of a target folder.
+class Scans(NamedTuple):
+    """Hold the target scans to train on and to validate on.
 
-    With a `participants.tsv` that has a `split` column, the scans of "train" and "val"
-    participants ("test" is never read); otherwise all scans, every tenth (at least one) for
-    validation.
+    Attributes
+    ----------
+    train, val : tuple of TargetScan
+        At least one each.
     """
-    folder = Path(folder)
+
+    train: tuple[TargetScan, ...]
+    val: tuple[TargetScan, ...]
+
+
+def prepare_scans(target: Path, cache: Path, recipe: Recipe) -> Scans:
+    """Find the scans of a target folder and preprocess those that the cache lacks.
+
+    Parameters
+    ----------
+    target : Path
+        Folder of one scanner's scans.
+    cache : Path
+        Where preprocessed scans are kept.
+    recipe : Recipe
+        Its preprocessing, edge detector and number of re-contrasted copies are used.
+
+    Returns
+    -------
+    scans : Scans
+        The opened scans.
+    """
+    opened: dict[str, list[TargetScan]] = {}
+    for split, paths in find_scans(target).items():
+        opened[split] = []
+        for number, path in enumerate(paths, 1):
+            logger.info("preparing %s scan %d of %d: %s", split, number, len(paths), path.name)
+            opened[split].append(open_scan(cache_scan(path, cache, recipe)))
+    return Scans(tuple(opened["train"]), tuple(opened["val"]))
+
+
+def find_scans(target: Path) -> dict[str, list[Path]]:
+    """Choose the training and validation scans of a target folder.
+
+    If the folder has a `participants.tsv` with a `split` column, the participants whose split is
+    "train" or "val" are taken; others, "test" among them, are never read. If not, every tenth scan
+    (at least one) is for validation and the others are for training.
+
+    Parameters
+    ----------
+    target : Path
+        Folder of one scanner's scans; they may lie in subfolders.
+
+    Returns
+    -------
+    paths : dict
+        Paths of the scans, in order of their names, for "train" and "val".
+
+    Raises
+    ------
+    InputError
+        If there is no such folder, or no scan for one of the two.
+    """
+    folder = Path(target)
     if not folder.is_dir():
         msg = f"{folder}: no such folder. Give the folder that holds the target scans."
         raise InputError(msg)
     scans = sorted(p for p in folder.rglob("*") if p.is_file() and has_volume_suffix(p))
-    table = folder / "participants.tsv"
-    splits = {}
-    if table.is_file():
-        with table.open(newline="") as stream:
-            for row in csv.DictReader(stream, delimiter="\t"):
-                splits[row["participant_id"]] = row.get("split")
+    splits = read_splits(folder / "participants.tsv")
     if any(splits.values()):
         chosen: dict[str, list[Path]] = {"train": [], "val": []}
         for path in scans:
@@ -86,29 +165,54 @@ def find_target_scans(folder: Path) -> dict[str, list[Path]]:
     return chosen
 
 
-def cache_scan(path: Path, folder: Path, config: ModelConfig, variants: int) -> Path:
-    """Preprocess one scan into `folder`, unless the same file with the same settings is there."""
+def read_splits(table: Path) -> dict[str, str | None]:
+    """Read the split of each participant from a `participants.tsv`; none if it does not exist."""
+    if not table.is_file():
+        return {}
+    with table.open(newline="") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    return {row["participant_id"]: row.get("split") for row in rows}
+
+
+def cache_scan(path: Path, cache: Path, recipe: Recipe) -> Path:
+    """Preprocess one scan into the cache, unless it is there already.
+
+    Parameters
+    ----------
+    path : Path
+        The scan.
+    cache : Path
+        Where preprocessed scans are kept.
+    recipe : Recipe
+        See `prepare_scans`.
+
+    Returns
+    -------
+    folder : Path
+        The cached scan's folder. It is made anew if the file or any of the settings changed, and it
+        appears whole or not at all.
+    """
     settings = {
         "sha256": sha256(path),
-        "preprocess": dataclasses.asdict(config.preprocess),
-        "edges": dataclasses.asdict(config.edges),
-        "variants": variants,
+        "preprocess": dataclasses.asdict(recipe.preprocess),
+        "edges": dataclasses.asdict(recipe.edges),
+        "variants": recipe.training.edge_variants,
     }
     settings = json.loads(json.dumps(settings))
-    cached = folder / f"{stem(path)}-{settings['sha256'][:8]}"
+    cached = cache / f"{stem(path)}-{settings['sha256'][:8]}"
     record = cached / "settings.json"
     if record.is_file() and json.loads(record.read_text())["settings"] == settings:
         return cached
     scan = load(path)
     with about(path):
-        prepared = prepare(scan, brain_mask(scan)[0], config.preprocess)
+        prepared = prepare(scan, find_brain(scan).mask, recipe.preprocess)
     rng = np.random.default_rng(int(settings["sha256"][:8], 16))
     unit = from_model_units(prepared.image, 0, 1)
-    maps = [canny(prepared.image, prepared.mask, config.edges)]
-    for _ in range(variants):
+    maps = [detect_edges(prepared, recipe.edges)]
+    for _ in range(recipe.training.edge_variants):
         copy = random_scanner(rng).render(unit, prepared.mask, rng)
-        maps.append(canny(copy, prepared.mask, config.edges))
-    with into_place(cached) as work:
+        maps.append(detect_edges(dataclasses.replace(prepared, image=copy), recipe.edges))
+    with replacing(cached) as work:
         np.save(work / "image.npy", prepared.image.astype(np.float16))
         np.save(work / "mask.npy", prepared.mask)
         np.save(work / "edges.npy", np.stack(maps))
@@ -118,8 +222,8 @@ def cache_scan(path: Path, folder: Path, config: ModelConfig, variants: int) -> 
 
 
 @contextlib.contextmanager
-def into_place(folder: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which then replaces `folder`."""
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill, which then replaces `folder`; on an error nothing changes."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         work = Path(temporary) / folder.name
@@ -133,44 +237,43 @@ def into_place(folder: Path) -> Iterator[Path]:
                 raise
 
 
-def cache_examples(cached: Path, harmonizer: Harmonizer, count: int) -> None:
-    """Make `count` examples for the second pass beside a cached scan, unless they are there."""
-    scan = open_cached(cached)
-    folder = cached / f"drafts-{harmonizer.config.sha256[:8]}"
-    image, mask = np.asarray(scan.image, dtype=np.float32), np.asarray(scan.mask)
-    for number in range(count):
-        if (folder / str(number)).is_dir():
-            continue
-        seed = [int(cached.name[-8:], 16), number]
-        example = make_example(image, mask, harmonizer, np.random.default_rng(seed))
-        with into_place(folder / str(number)) as work:
-            for name, volume in example._asdict().items():
-                kind = volume.dtype if volume.dtype == bool else np.float16
-                np.save(work / f"{name}.npy", volume.astype(kind))
+def open_scan(folder: Path) -> TargetScan:
+    """Memory-map a cached scan.
 
+    Parameters
+    ----------
+    folder : Path
+        A folder that `cache_scan` returned.
 
-def open_examples(cached: Path, model: str, count: int) -> tuple[Example, ...]:
-    """Memory-map `count` examples that the model of this hash made."""
-    folders = [cached / f"drafts-{model[:8]}" / str(number) for number in range(count)]
-    return tuple(
-        Example(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in Example._fields))
-        for folder in folders
-    )
-
-
-def open_cached(folder: Path) -> TargetScan:
-    """Memory-map a cached scan."""
+    Returns
+    -------
+    scan : TargetScan
+        Without examples for the second pass.
+    """
     image, mask, edges = (
         np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("image", "mask", "edges")
     )
     record = json.loads((folder / "settings.json").read_text())
-    centroid = centroid_of(np.asarray(mask))
-    return TargetScan(folder.name, image, mask, edges, centroid, record["lower"], record["upper"])
+    middle = centroid(np.asarray(mask))
+    return TargetScan(folder, image, mask, edges, middle, record["lower"], record["upper"])
 
 
-def describe_target(scans: list[TargetScan], spacing_mm: float) -> TargetDomain:
-    """Intensity limits, mean quantiles and brain sizes of the target domain's training scans."""
-    probabilities = np.linspace(0, 1, 101)
+def describe_target(scans: Sequence[TargetScan], spacing_mm: float) -> TargetDomain:
+    """Summarise intensities and brain sizes of the training scans.
+
+    Parameters
+    ----------
+    scans : sequence of TargetScan
+        The training scans.
+    spacing_mm : float
+        Edge of the model grid's voxels in mm.
+
+    Returns
+    -------
+    domain : TargetDomain
+        Median intensity limits, mean in-mask quantiles, smallest and largest brain.
+    """
+    probabilities = np.linspace(0, 1, QUANTILES)
     quantiles = [np.quantile(np.asarray(s.image)[s.mask], probabilities) for s in scans]
     extents = np.array([extent(np.asarray(scan.mask)) * spacing_mm for scan in scans])
     return TargetDomain(
@@ -181,60 +284,3 @@ def describe_target(scans: list[TargetScan], spacing_mm: float) -> TargetDomain:
         smallest_mm=tuple(float(size) for size in extents.min(0)),
         largest_mm=tuple(float(size) for size in extents.max(0)),
     )
-
-
-class PatchStream(IterableDataset):
-    """Endless batches of patches; batch n is a function of (seed, rank, n) alone.
-
-    Iteration begins with batch `first_step`, so a resumed run goes on where it stopped.
-    """
-
-    def __init__(
-        self,
-        scans: list[TargetScan],
-        settings: PatchSettings,
-        batch_size: int,
-        seed: int,
-        variant_share: float = 0.5,
-        draft_share: float = 0.0,
-        first_step: int = 0,
-        rank: int = 0,
-        spacing_mm: float = 1.0,
-    ) -> None:
-        self.scans = scans
-        self.settings = settings
-        self.batch_size = batch_size
-        self.seed = seed
-        self.variant_share = variant_share
-        self.draft_share = draft_share
-        self.first_step = first_step
-        self.rank = rank
-        self.spacing_mm = spacing_mm
-
-    def batch(self, step: int) -> tuple[Tensor, ...]:
-        """Batch number `step`: image, mask and draft (B, 1, S, S, S), condition (B, 4, S, S, S),
-        and (B,) bool, which have a draft.
-        """
-        rng = np.random.default_rng([self.seed, self.rank, step])
-        drawn = []
-        for _ in range(self.batch_size):
-            scan = self.scans[rng.integers(len(self.scans))]
-            copies = len(scan.edges) - 1
-            variant = (
-                rng.integers(1, copies + 1) if copies and rng.random() < self.variant_share else 0
-            )
-            image, edges, draft = scan.image, scan.edges[variant], None
-            if scan.examples and rng.random() < self.draft_share:
-                image, edges, draft = scan.examples[rng.integers(len(scan.examples))]
-            volumes = (image, scan.mask, edges, scan.centroid)
-            patch = patches.draw(*volumes, self.settings, rng, self.spacing_mm, draft)
-            drawn.append((*patch, np.array(draft is not None)))
-        return tuple(torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        worker = torch.utils.data.get_worker_info()
-        index, count = (worker.id, worker.num_workers) if worker else (0, 1)
-        step = self.first_step + index
-        while True:
-            yield self.batch(step)
-            step += count

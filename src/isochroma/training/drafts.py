@@ -1,18 +1,20 @@
-"""Drafts: what the second pass of the network starts from, and learns to correct.
+"""Training examples for the second pass: drafts of target scans, and what they should become.
 
-The first pass knows the edges alone; the local refinement then takes up the source's detail, but
-also its noise, and it errs where the source's contrast tells two tissues no better than none. The
-network sees the result once more, in place of x_t (`flow.DRAFT_TIME`). It learns this on drafts of
-target scans: a random scanner shows them, and the first pass and the refinement do the rest.
+The first pass sees the edges alone. The local refinement adds the source's detail, but also its
+noise, and it errs where the source's contrast does not separate two tissues. The second pass starts
+from that image, the draft (`flow.DRAFT_TIME`), and learns to correct it. To make an example, a
+random scanner shows a target scan, and the first pass and the refinement make a draft of it.
 
-Spots of any intensity are planted in the target scan first. They are like no anatomy, so what
-can be known of them is what the draft shows: lesions must not be corrected away.
+Spots of random intensity are planted in the target scan first. They resemble no anatomy, so only
+the draft shows them: the network learns not to remove lesions.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -24,23 +26,80 @@ from isochroma.images.preprocess import (
     intensity_limits,
     to_model_units,
 )
-from isochroma.method.edges import canny
 from isochroma.method.recontrast import random_scanner
 from isochroma.pipeline import Harmonizer
+from isochroma.training.data import Example, Scans, TargetScan, replacing
+
+logger = logging.getLogger(__name__)
 
 SPOTS = 100
 SPOT_RADII = (1.0, 5.0)  # voxels
-RESIDUAL_BIAS = 1 / 3  # of a random scanner's bias field, what bias correction leaves
+RESIDUAL_BIAS = 1 / 3  # share of a scanner's bias field that is assumed to outlast N4
 
 
-class Example(NamedTuple):
-    """A target scan with spots, edges of its copy by another scanner, and the draft made of that
-    copy: (I, J, K) each; model units, bool, model units.
+def add_examples(scans: Scans, harmonizer: Harmonizer, copies: int) -> Scans:
+    """Give each scan its examples for the second pass; make those that the cache lacks.
+
+    Parameters
+    ----------
+    scans : Scans
+        Cached scans.
+    harmonizer : Harmonizer
+        Makes the drafts: a model of the target domain, without its second pass.
+    copies : int
+        Examples of each scan.
+
+    Returns
+    -------
+    scans : Scans
+        The scans with their examples.
     """
 
-    image: np.ndarray
-    edges: np.ndarray
-    draft: np.ndarray
+    def complete(part: Sequence[TargetScan]) -> tuple[TargetScan, ...]:
+        completed = []
+        for scan in part:
+            logger.info("drafts of %s", scan.folder.name)
+            numbers = range(copies)
+            examples = (open_example(cache_example(scan, harmonizer, n)) for n in numbers)
+            completed.append(scan._replace(examples=tuple(examples)))
+        return tuple(completed)
+
+    return Scans(complete(scans.train), complete(scans.val))
+
+
+def cache_example(scan: TargetScan, harmonizer: Harmonizer, number: int) -> Path:
+    """Make an example beside its cached scan, unless it is there already.
+
+    Parameters
+    ----------
+    scan : TargetScan
+        A cached scan.
+    harmonizer : Harmonizer
+        See `add_examples`.
+    number : int
+        Which example of this scan; it seeds the random choices.
+
+    Returns
+    -------
+    folder : Path
+        The example's folder, which names the model that made the draft.
+    """
+    folder = scan.folder / f"drafts-{harmonizer.config.sha256[:8]}" / str(number)
+    if folder.is_dir():
+        return folder
+    image, mask = np.asarray(scan.image, dtype=np.float32), np.asarray(scan.mask)
+    seed = [int(scan.folder.name[-8:], 16), number]  # the name ends in the file's hash
+    example = make_example(image, mask, harmonizer, np.random.default_rng(seed))
+    with replacing(folder) as work:
+        for name, volume in example._asdict().items():
+            kind = volume.dtype if volume.dtype == bool else np.float16
+            np.save(work / f"{name}.npy", volume.astype(kind))
+    return folder
+
+
+def open_example(folder: Path) -> Example:
+    """Memory-map an example that `cache_example` made."""
+    return Example(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in Example._fields))
 
 
 def make_example(
@@ -50,24 +109,49 @@ def make_example(
 
     Parameters
     ----------
-    image, mask
-        (I, J, K) in model units, and bool.
-    harmonizer
-        Of the target domain; its second pass is not used.
+    image : (I, J, K) ndarray of float32
+        The target scan in model units.
+    mask : (I, J, K) ndarray of bool
+        Its brain mask.
+    harmonizer : Harmonizer
+        See `add_examples`.
+    rng : numpy.random.Generator
+        Source of every random choice.
+
+    Returns
+    -------
+    example : Example
+        The scan with spots, the edges of its copy by a random scanner, and the draft made of that
+        copy.
     """
     spotted = plant_spots(image, mask, rng)
     scanner = random_scanner(rng)
     scanner = dataclasses.replace(scanner, bias=scanner.bias * RESIDUAL_BIAS)
     copy = scanner.render(from_model_units(spotted, 0, 1), mask, rng)
     limits = intensity_limits(copy[mask], PreprocessSettings())
-    shown = to_model_units(copy, mask, *limits)
     grid = Grid(mask.shape, np.diag([*[harmonizer.preprocess.spacing_mm] * 3, 1]))
-    draft = harmonizer.render(Prepared(shown, mask, grid, *limits)).output
-    return Example(spotted, canny(shown, mask, harmonizer.config.edges), draft)
+    source = Prepared(to_model_units(copy, mask, *limits), mask, grid, *limits)
+    rendering = harmonizer.render(source)
+    return Example(spotted, rendering.edges, rendering.output)
 
 
 def plant_spots(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Ellipsoids of random place, form and intensity, with soft edges: (I, J, K) float32."""
+    """Add ellipsoids of random place, shape and intensity with soft borders.
+
+    Parameters
+    ----------
+    image : (I, J, K) ndarray of float
+        In model units; it is not changed.
+    mask : (I, J, K) ndarray of bool
+        Where spots may appear.
+    rng : numpy.random.Generator
+        Source of every random choice.
+
+    Returns
+    -------
+    spotted : (I, J, K) ndarray of float32
+        The image with 100 spots of 1 to 5 voxels radius, each of one intensity in [-1, 1].
+    """
     spotted = image.astype(np.float32)
     places = np.argwhere(mask)
     for centre in rng.choice(places, SPOTS):

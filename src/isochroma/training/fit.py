@@ -1,16 +1,11 @@
-"""Train a model on one scanner's scans: `isochroma train TARGET_DIR -o MODEL_DIR`.
+"""Train a model on the scans of one scanner.
 
-Only TARGET_DIR is read: the method is blind to every other scanner. Scans are preprocessed once
-into a memory-mapped cache, edges included. Lightning runs the loop, so several GPUs, mixed
-precision, resumption and SLURM requeueing are its own. Every random choice is a function of the
-seed and the step, so a run that was killed continues as if it had not been.
+The method is blind to every other scanner: only the target folder is read.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import io
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -22,133 +17,199 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from isochroma.errors import InputError
 from isochroma.files import write_atomically
-from isochroma.method.network import VelocityNetwork
 from isochroma.models.config import ModelConfig
 from isochroma.models.folder import Model
 from isochroma.pipeline import Harmonizer, SamplingSettings
-from isochroma.training.data import (
-    cache_examples,
-    cache_scan,
-    describe_target,
-    find_target_scans,
-    open_cached,
-)
-from isochroma.training.module import Export, FlowTraining
-from isochroma.training.settings import TrainingSettings
-
-logger = logging.getLogger(__name__)
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that replace the last one only when they are whole, on any file system."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
-        """Write `checkpoint` to `path` in one step."""
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
+from isochroma.training.batches import TargetData
+from isochroma.training.data import describe_target, prepare_scans
+from isochroma.training.drafts import add_examples
+from isochroma.training.module import Export, FlowTraining, Preview
+from isochroma.training.settings import COMPACT_RECIPE, Recipe, TrainerSettings
 
 
 def train(
     target: Path,
     folder: Path,
-    config: ModelConfig,
-    settings: TrainingSettings,
-    accelerator: str = "auto",
-    devices: int | str = "auto",
-    precision: Any = "bf16-mixed",
-    workers: int = 0,
-    compile_network: bool = False,
+    recipe: Recipe = COMPACT_RECIPE,
+    trainer: TrainerSettings | None = None,
+    start_from: Model | None = None,
+    name: str | None = None,
     cache: Path | None = None,
-    initial: tuple[VelocityNetwork, ModelConfig] | None = None,
 ) -> Path:
-    """Train on the scans of `target`; leave the model, its logs and checkpoints in `folder`.
-
-    A run that finds `folder/checkpoints/last.ckpt` resumes from it.
+    """Train a model, or go on where a stopped run left off.
 
     Parameters
     ----------
-    target
+    target : Path
         Folder of one scanner's scans.
-    folder
-        The model folder to fill.
-    config
-        Preprocessing, edges, patches and network; its target domain is filled in here.
-    settings
-        The recipe.
-    accelerator, devices, precision
-        As in lightning.Trainer.
-    workers
-        Processes that draw patches.
-    cache
-        Where preprocessed scans are kept; `folder/cache` by default.
-    initial
-        Model to start from instead of random weights; it makes the drafts, too.
+    folder : Path
+        The model folder to make; it also gets checkpoints, logs and previews. If it has a
+        checkpoint, the run resumes from there and ends as if it had not been stopped.
+    recipe : Recipe
+        What to train.
+    trainer : TrainerSettings, optional
+        Hardware to train on; what is found, if not given.
+    start_from : Model, optional
+        Model to start from instead of random weights; it also makes the drafts for the second pass.
+    name : str, optional
+        The model's name; the folder's if not given.
+    cache : Path, optional
+        Where preprocessed scans are kept; `cache` in the model folder if not given.
 
     Returns
     -------
-    The model folder.
+    folder : Path
+        The model folder, for `load_model`.
+
+    Raises
+    ------
+    InputError
+        If the target folder has too few scans, or the parts of the recipe do not go together.
+    FloatingPointError
+        If the loss is not finite.
+
+    Examples
+    --------
+    >>> train("scans/", "my-scanner/")  # doctest: +SKIP
+    PosixPath('my-scanner')
     """
-    if config.patches.size % config.network.divisor:
+    target, folder = Path(target), Path(folder)
+    check_recipe(recipe, start_from)
+    trainer = trainer or TrainerSettings()
+    scans = prepare_scans(target, cache or folder / "cache", recipe)
+    if recipe.training.draft_share and start_from is not None:
+        first_pass = Harmonizer(start_from, SamplingSettings(revise=False))
+        scans = add_examples(scans, first_pass, recipe.training.draft_copies)
+    config = ModelConfig(
+        name=name or folder.resolve().name,
+        preprocess=recipe.preprocess,
+        edges=recipe.edges,
+        network=recipe.network,
+        patches=recipe.patches,
+        target=describe_target(scans.train, recipe.preprocess.spacing_mm),
+    )
+    weights = start_from.network.state_dict() if start_from is not None else None
+    module = FlowTraining(recipe, weights, trainer.compile)
+    fit(folder, config, module, TargetData(scans, recipe, trainer.workers), trainer)
+    return folder
+
+
+def check_recipe(recipe: Recipe, start_from: Model | None) -> None:
+    """Raise an `InputError` if the parts of a recipe do not go together.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The recipe.
+    start_from : Model or None
+        The model to start from.
+    """
+    if recipe.patches.size % recipe.network.divisor:
         msg = (
-            f"a patch size of {config.patches.size} does not suit this network; "
-            f"use a multiple of {config.network.divisor}."
+            f"a patch size of {recipe.patches.size} does not suit this network; "
+            f"use a multiple of {recipe.network.divisor}."
         )
         raise InputError(msg)
-    cache = cache or folder / "cache"
-    scans: dict[str, list[Path]] = {}
-    for split, paths in find_target_scans(target).items():
-        scans[split] = []
-        for number, path in enumerate(paths, 1):
-            logger.info("preparing %s scan %d of %d: %s", split, number, len(paths), path.name)
-            scans[split].append(cache_scan(path, cache, config, settings.edge_variants))
-    if settings.draft_share:
-        if initial is None:
-            msg = "drafts are made by a trained model. Give one to start from (--start-from)."
-            raise InputError(msg)
-        first_pass = Harmonizer(Model(*initial), SamplingSettings(revise=False))
-        for number, path in enumerate([*scans["train"], *scans["val"]], 1):
-            logger.info("drafts of scan %d: %s", number, path.name)
-            cache_examples(path, first_pass, settings.draft_copies)
-    trained = [open_cached(path) for path in scans["train"]]
-    domain = describe_target(trained, config.preprocess.spacing_mm)
-    config = dataclasses.replace(config, target=domain)
-    drafts_by = initial[1].sha256 if initial else ""
-    module = FlowTraining(config, settings, scans, folder, workers, compile_network, drafts_by)
-    if initial is not None:
-        module.network.load_state_dict(initial[0].state_dict())
+    if start_from is not None and start_from.config.network != recipe.network:
+        msg = (
+            f"the model to start from does not fit: its network is {start_from.config.network}, "
+            f"not {recipe.network}."
+        )
+        raise InputError(msg)
+    if recipe.training.draft_share and start_from is None:
+        msg = "the second pass is trained on drafts that a model makes. Give one to start from."
+        raise InputError(msg)
+
+
+def fit(
+    folder: Path,
+    config: ModelConfig,
+    module: FlowTraining,
+    data: TargetData,
+    settings: TrainerSettings,
+) -> None:
+    """Run the training loop to its last step, from the last checkpoint if there is one.
+
+    Parameters
+    ----------
+    folder : Path
+        The model folder.
+    config : ModelConfig
+        The model's config, without validation scores.
+    module : FlowTraining
+        The network in training.
+    data : TargetData
+        The scans.
+    settings : TrainerSettings
+        Hardware to train on.
+    """
+    export = Export(folder, config)
+    trainer = build_trainer(folder, module, settings, export)
+    last = folder / "checkpoints" / "last.ckpt"
+    trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None)
+    if export.step != module.settings.steps:
+        trainer.validate(module, datamodule=data)
+
+
+def build_trainer(
+    folder: Path, module: FlowTraining, settings: TrainerSettings, export: Export
+) -> lightning.Trainer:
+    """Set up Lightning's trainer with its callbacks and loggers.
+
+    Parameters
+    ----------
+    folder : Path
+        The model folder; gets `checkpoints/`, `logs/` and `previews/`.
+    module : FlowTraining
+        Its training settings are used.
+    settings : TrainerSettings
+        Hardware to train on.
+    export : Export
+        Writes the model.
+
+    Returns
+    -------
+    trainer : lightning.Trainer
+        Stops after `module.settings.steps` steps.
+    """
+    recipe = module.settings
     checkpoints = ModelCheckpoint(
         folder / "checkpoints",
         filename="last",
         save_last=False,
         enable_version_counter=False,
-        every_n_train_steps=settings.checkpoint_every,
+        every_n_train_steps=recipe.checkpoint_every,
     )
-    last = folder / "checkpoints" / "last.ckpt"
-    run = f"run-{len(list(folder.glob('logs/run-*')))}"
     averaging = EMAWeightAveraging(
-        decay=settings.ema_decay,
-        update_starting_at_step=min(settings.warmup_steps, settings.steps - 1),
+        decay=recipe.ema_decay,
+        update_starting_at_step=min(recipe.warmup_steps, recipe.steps - 1),
     )
-    trainer = lightning.Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        precision=precision,
+    run = f"run-{len(list(folder.glob('logs/run-*')))}"
+    return lightning.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        precision=recipe.precision,  # type: ignore[arg-type]
         default_root_dir=folder,
-        max_steps=settings.steps,
-        val_check_interval=min(settings.validate_every, settings.steps),
+        max_steps=recipe.steps,
+        val_check_interval=min(recipe.validate_every, recipe.steps),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        gradient_clip_val=settings.gradient_clip,
+        gradient_clip_val=recipe.gradient_clip,
         log_every_n_steps=20,
-        callbacks=[Export(), averaging, checkpoints],
+        callbacks=[Preview(folder / "previews"), export, averaging, checkpoints],
         plugins=[AtomicCheckpoints()],
         logger=[kind(folder, "logs", version=run) for kind in (CSVLogger, TensorBoardLogger)],
         use_distributed_sampler=False,
     )
-    trainer.fit(module, ckpt_path=str(last) if last.is_file() else None)
-    if settings.steps % settings.validate_every:
-        trainer.validate(module)
-    return folder
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Write checkpoints that replace the last one only when they are whole."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write `checkpoint` to `path` in one step, on any file system."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))

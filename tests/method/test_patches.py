@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from conftest import ball
 from isochroma.method import patches
-from isochroma.method.condition import centroid_of
-from isochroma.method.patches import Patch, PatchSettings
+from isochroma.method.condition import coordinates
+from isochroma.method.patches import Patch, PatchSettings, Volumes
 
 SHAPE = (20, 24, 18)
 CENTROID = np.array([9.5, 11.5, 8.5])
@@ -38,42 +38,8 @@ def extract(
 ) -> Patch:
     image = texture() if image is None else image
     edges = sparse_edges() if edges is None else edges
-    where = (CENTROID, np.array(start), np.array(stride))
-    return patches.extract(image, mask, edges, *where, size, flip, draft=draft)
-
-
-class TestCoordinates:
-    def test_known_answer(self) -> None:
-        """Blocks of 2, 1 and 4 voxels from voxels 10, 0 and -4; 2 mm voxels; unit 100 mm."""
-        where = patches.coordinates(
-            np.array([5, 1, 0]), np.array([10, 0, -4]), (2, 3, 2), (2, 1, 4), spacing_mm=2
-        )
-        assert where.shape == (3, 2, 3, 2)
-        assert where.dtype == np.float32
-        np.testing.assert_allclose(where[0, :, 0, 0], [0.11, 0.15], rtol=1e-6)
-        np.testing.assert_allclose(where[1, 0, :, 0], [-0.02, 0, 0.02], atol=1e-7)
-        np.testing.assert_allclose(where[2, 0, 0, :], [-0.05, 0.03], rtol=1e-6)
-        assert (where[0] == where[0, :, :1, :1]).all()  # each axis varies along itself alone
-
-    @given(starts, strides)
-    def test_strided_blocks_are_at_their_centres(
-        self, start: tuple[int, ...], stride: tuple[int, ...]
-    ) -> None:
-        """The coordinate of a block is the mean of its voxels' coordinates."""
-        size = 4
-        coarse = patches.coordinates(CENTROID, np.array(start), (size,) * 3, stride)
-        fine_shape = tuple(size * s for s in stride)
-        fine = patches.coordinates(CENTROID, np.array(start), fine_shape)
-        cells = [n for s in stride for n in (size, s)]
-        blocks = fine.reshape(3, *cells).mean((2, 4, 6))
-        np.testing.assert_allclose(coarse, blocks, atol=1e-6)
-
-    def test_centroid(self) -> None:
-        mask = np.zeros(SHAPE, dtype=bool)
-        mask[2:5, 7, 10:12] = True
-        np.testing.assert_allclose(centroid_of(mask), [3, 7, 10.5])
-        mask[19, 7, 10] = True  # weighs a seventh
-        np.testing.assert_allclose(centroid_of(mask), [37 / 7, 7, 73 / 7])
+    volumes = Volumes(image, mask, edges, CENTROID, draft)
+    return patches.extract(volumes, np.array(start), np.array(stride), size, flip)
 
 
 class TestExtract:
@@ -84,7 +50,7 @@ class TestExtract:
         np.testing.assert_array_equal(patch.image, image[box][None])
         np.testing.assert_array_equal(patch.condition[0], 2.0 * edges[box] - 1)
         assert patch.mask.all()
-        expected = patches.coordinates(CENTROID, np.array([3, 5, 2]), (8, 8, 8))
+        expected = coordinates(CENTROID, np.array([3, 5, 2]), (8, 8, 8))
         np.testing.assert_array_equal(patch.condition[1:], expected)
 
     def test_shapes_and_types(self) -> None:
@@ -106,6 +72,13 @@ class TestExtract:
             box = tuple(slice(a, a + s) for a, s in zip(first, stride, strict=True))
             assert patch.image[0][index] == pytest.approx(image[box].mean(), abs=1e-5)
             assert patch.condition[0][index] == (1 if edges[box].any() else -1)
+
+    @given(strides)
+    def test_draft_is_averaged_like_the_image(self, stride: tuple[int, ...]) -> None:
+        mask = ball(SHAPE, 8)
+        patch = extract(texture(1), mask, stride=stride, flip=True, draft=texture(1))
+        np.testing.assert_array_equal(patch.draft, patch.image)
+        assert not extract(texture(1), mask, stride=stride).draft.any()
 
     def test_only_brain_is_averaged(self) -> None:
         """Of each block, 2 voxels in the mask hold 1 and 2, the others hold 50."""
@@ -177,14 +150,8 @@ class TestExtract:
 class TestDraw:
     @staticmethod
     def draw(settings: PatchSettings, seed: int) -> Patch:
-        return patches.draw(
-            texture(),
-            FULL,
-            sparse_edges(),
-            CENTROID,
-            settings,
-            np.random.default_rng(seed),
-        )
+        volumes = Volumes(texture(), FULL, sparse_edges(), CENTROID)
+        return patches.draw(volumes, settings, np.random.default_rng(seed))
 
     @staticmethod
     def steps(patch: Patch) -> np.ndarray:
@@ -224,7 +191,8 @@ class TestDraw:
             flipped = []
             for seed in range(200):
                 rng = np.random.default_rng(seed)
-                patch = patches.draw(ramp, FULL, sparse_edges(), CENTROID, settings, rng)
+                volumes = Volumes(ramp, FULL, sparse_edges(), CENTROID)
+                patch = patches.draw(volumes, settings, rng)
                 flipped.append(np.diff(patch.image[0], axis=axis).mean() < 0)
             if axis == 0:
                 assert 0.4 < np.mean(flipped) < 0.6

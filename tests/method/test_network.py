@@ -39,7 +39,6 @@ class TestConfigurations:
         with torch.device("meta"):
             model = VelocityNetwork(PAPER)
         millions = sum(p.numel() for p in model.parameters()) / 1e6
-        print(f"PAPER: {millions:.3f} M parameters")
         assert millions == pytest.approx(98.5, abs=0.1)
 
     def test_divisors(self) -> None:
