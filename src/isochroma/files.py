@@ -9,10 +9,13 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import filelock
 import psutil
+
+from isochroma.errors import InputError
 
 LEAVING = ".isochroma-"  # begins the name of every temporary folder
 
@@ -59,6 +62,33 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
     """
     write_together({Path(path): write})
     return Path(path)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder while the body runs.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it does not exist; it gets a lock file, which may stay.
+
+    Raises
+    ------
+    InputError
+        If another run holds the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        msg = f"{folder}: another run is working here. Wait for it, or give another folder."
+        raise InputError(msg, "output") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_leavings(folder: Path) -> list[Path]:
