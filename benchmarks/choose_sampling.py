@@ -25,7 +25,7 @@ SOLVERS = {"euler 1": (1, "euler"), "euler 3": (3, "euler"), "midpoint 2": (2, "
 
 
 def refined(output: np.ndarray, source: Prepared, harmonizer: Harmonizer) -> dict[str, np.ndarray]:
-    """The output under each refinement."""
+    """Render the output under each refinement."""
     pair = (source.image, source.mask)
     return {
         "none": output,

@@ -1,6 +1,6 @@
 """Tables of the evaluation, in Markdown: python benchmarks/evaluation_table.py [SUMMARY].
 
-With --short those of the README: fewer methods, and fewer measures of each part.
+The parts of docs/tables.md; with --short those of docs/results.md: fewer methods and measures.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
-from isochroma.evaluation.report import PARTS, markdown
+from isochroma.evaluation.measures import PARTS
+from isochroma.evaluation.report.tables import markdown
 
 SUMMARY = Path(__file__).with_name("evaluation.json")
 SHORT = {
@@ -20,12 +21,12 @@ SHORT = {
     "age": ("absolute error", "r2"),
 }
 SHORT_METHODS = (
+    "isochroma",
     "raw",
     "histogram matching",
     "BlindHarmony",
     "isochroma, paper mode",
     "isochroma, edges alone",
-    "isochroma",
     "target mean",
 )
 
@@ -34,11 +35,12 @@ def main() -> None:
     """Print them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("summary", nargs="?", type=Path, default=SUMMARY)
-    parser.add_argument("--short", action="store_true", help="as in the README")
+    parser.add_argument("--short", action="store_true", help="the main measures")
     options = parser.parse_args()
     summary = json.loads(options.summary.read_text())
+    summary["methods"] = sorted(summary["methods"], key=lambda name: name != "isochroma")
     methods = SHORT_METHODS if options.short else list(summary["methods"])
-    for part, (title, text) in PARTS.items():
+    for part, known in PARTS.items():
         chosen = [
             record
             for record in summary["records"]
@@ -46,11 +48,11 @@ def main() -> None:
             and (not options.short or record["measure"] in SHORT.get(part, ()))
         ]
         if chosen and options.short:
-            print(f"**{title}**\n\n{markdown(chosen, methods)}\n")
+            print(f"**{known.title}**\n\n{markdown(chosen, methods)}\n")
         elif chosen:  # chance levels of the site audit stand beside the methods
             levels = dict.fromkeys(record["method"] for record in chosen)
             columns = [*methods, *(name for name in levels if name not in methods)]
-            print(f"## {title}\n\n{text}\n\n{markdown(chosen, columns)}\n")
+            print(f"## {known.title}\n\n{known.about}\n\n{markdown(chosen, columns)}\n")
 
 
 if __name__ == "__main__":

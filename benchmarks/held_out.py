@@ -1,4 +1,4 @@
-"""The target's scans of one split, and the same as simulated scanners show them."""
+"""Load the target's scans of one split, and render them as fixed scanners would show them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,18 @@ from isochroma.images.preprocess import (
     from_model_units,
     prepare,
 )
-from isochroma.method.recontrast import SCANNERS
+from isochroma.method.recontrast import Scanner
+
+GAMMA_KNOTS = tuple(index / 16 for index in range(17))
+# Name to seed and scanner. The first is nearly the target's contrast, the second is inverted.
+SCANNERS = {
+    "gamma": (0, Scanner(GAMMA_KNOTS, tuple(knot**0.55 for knot in GAMMA_KNOTS))),
+    "t2-like": (2, Scanner((0.0, 0.15, 0.5, 0.8, 1.0), (1.0, 0.85, 0.5, 0.28, 0.1))),
+}
 
 
 def participants(folder: Path) -> list[dict[str, str]]:
-    """Rows of the folder's participants.tsv."""
+    """Read the rows of the folder's participants.tsv."""
     with (folder / "participants.tsv").open(newline="") as stream:
         return list(csv.DictReader(stream, delimiter="\t"))
 
@@ -32,7 +39,7 @@ def participants(folder: Path) -> list[dict[str, str]]:
 def target_scans(
     folder: Path, split: str, settings: PreprocessSettings, limit: int | None = None
 ) -> Iterator[tuple[int, str, Prepared]]:
-    """Number, name and truth of each (or the first `limit`) of a split's subjects, in order."""
+    """Yield number, name and truth of each (or the first `limit`) of a split's subjects."""
     subjects = sorted(
         row["participant_id"] for row in participants(folder) if row["split"] == split
     )
@@ -52,10 +59,11 @@ def target_scans(
 def simulated(
     truth: Prepared, number: int, names: Sequence[str], settings: PreprocessSettings
 ) -> Iterator[tuple[str, Prepared]]:
-    """Scan `number` as each named simulated scanner shows it, preprocessed on the truth's grid."""
+    """Yield scan `number` as each named scanner shows it, prepared on the truth's grid."""
     for name in names:
-        rng = np.random.default_rng([number, list(SCANNERS).index(name)])
-        signal = SCANNERS[name].render(from_model_units(truth.image, 0, 1), truth.mask, rng)
+        seed, scanner = SCANNERS[name]
+        rng = np.random.default_rng([number, seed])
+        signal = scanner.render(from_model_units(truth.image, 0, 1), truth.mask, rng)
         source = prepare(nib.Nifti1Image(1000 * signal, truth.grid.affine), truth.mask, settings)
         if not source.grid.same_as(truth.grid):
             message = "the simulated scan left the model grid"

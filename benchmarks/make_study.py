@@ -14,7 +14,7 @@ from typing import Any
 from held_out import participants
 
 from isochroma.evaluation.phantoms.sequences import PRESETS
-from isochroma.evaluation.phantoms.travelling import simulate_file, write_study
+from isochroma.evaluation.phantoms.travelling import write_study, write_travelling_subject
 
 LESION_PRESET = "mprage-1.5T"
 LARGE_GAP = "tse-t2-3T"
@@ -22,7 +22,7 @@ CORE_PERSONS = 4
 
 
 def target(data: Path, out: Path) -> list[dict[str, Any]]:
-    """The target's own scans, and its test subjects on simulated scanners."""
+    """List the target's own scans, and write its test subjects as simulated scanners show them."""
     folder = data / "target_ds002748"
     rows = []
     first = True
@@ -42,9 +42,10 @@ def target(data: Path, out: Path) -> list[dict[str, Any]]:
         rows.append({**known, **own, "core": core})
         if truth:
             known = {**known, "split": "", "core": core}
-            rows += [{**r, **known} for r in simulate_file(path, out, list(PRESETS))]
+            rows += [{**r, **known} for r in write_travelling_subject(path, out, list(PRESETS))]
             rows += [
-                {**r, **known} for r in simulate_file(path, out, [LESION_PRESET], lesions=True)
+                {**r, **known}
+                for r in write_travelling_subject(path, out, [LESION_PRESET], lesions=True)
             ]
             first = False
     return rows
@@ -66,7 +67,7 @@ def oasis(data: Path, out: Path) -> list[dict[str, Any]]:
             "core": "yes" if number < CORE_PERSONS else "",
         }
         rows.append({"path": path, "scan": f"oasis_{scan}", **known})
-        simulated = simulate_file(path, out, [LARGE_GAP])[0]
+        simulated = write_travelling_subject(path, out, [LARGE_GAP])[0]
         rows.append({**simulated, **known, "truth": ""})
     return rows
 

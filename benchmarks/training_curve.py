@@ -16,7 +16,7 @@ WINDOW = 15  # logged losses in a running mean
 
 
 def stage(folder: Path) -> pd.DataFrame:
-    """What one stage logged, resumed runs joined: a step that was repeated counts once."""
+    """Read what one stage logged, with resumed runs joined; a repeated step counts once."""
     runs = sorted(folder.glob("logs/run-*/metrics.csv"), key=lambda path: path.stat().st_mtime)
     table = pd.DataFrame()
     for path in runs:

@@ -12,7 +12,7 @@ from hypothesis import settings
 from scipy import ndimage
 
 from isochroma.images import io, preprocess
-from isochroma.images.brain import brain_mask
+from isochroma.images.brain import find_brain
 from isochroma.method import edges
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +68,7 @@ def target_scan(data_folder: Path) -> nib.Nifti1Image:
 
 @pytest.fixture(scope="session")
 def target_mask(target_scan: nib.Nifti1Image) -> np.ndarray:
-    return brain_mask(target_scan)[0]
+    return find_brain(target_scan).mask
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +86,7 @@ def prepared(target_scan: nib.Nifti1Image, target_mask: np.ndarray) -> preproces
 
 @pytest.fixture(scope="session")
 def target_edges(prepared: preprocess.Prepared) -> np.ndarray:
-    return edges.canny(prepared.image, prepared.mask, edges.EdgeSettings())
+    return edges.detect_edges(prepared, edges.EdgeSettings())
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,10 @@ from isochroma.images.preprocess import PreprocessSettings
 from isochroma.method.edges import EdgeSettings
 from isochroma.method.network import NetworkSettings, VelocityNetwork
 from isochroma.method.patches import PatchSettings
+from isochroma.method.sampling import ComputeSettings
 from isochroma.models.config import ModelConfig, TargetDomain
-from isochroma.models.folder import save_model
+from isochroma.models.folder import Model, save_model
+from isochroma.pipeline import Harmonizer, SamplingSettings
 
 SEMI_AXES_MM = np.array([36.0, 44.0, 36.0])  # 239 ml
 SPACING_MM = 2.0
@@ -110,6 +112,21 @@ def save_tiny_model(folder: Path, **changes: object) -> Path:
     settings = config(**changes)
     save_model(folder, random_network(settings.network).state_dict(), settings)
     return folder
+
+
+def tiny_harmonizer(
+    sampling: SamplingSettings | None = None,
+    network: torch.nn.Module | None = None,
+    model_config: ModelConfig | None = None,
+    n4: bool = True,
+    outside: str = "zero",
+    **compute: object,
+) -> Harmonizer:
+    """A harmonizer on the CPU; with random weights and `config` if nothing else is given."""
+    model_config = model_config or config()
+    model = Model(network or random_network(model_config.network), model_config)
+    settings = ComputeSettings(**{"device": "cpu", **compute})  # type: ignore[arg-type]
+    return Harmonizer(model, sampling, settings, n4, outside)
 
 
 class AnalyticNetwork(torch.nn.Module):

@@ -50,11 +50,13 @@ def settings(kind: type[Kind]) -> type[Kind]:
     options = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     checked: Any = pydantic_dataclass(frozen=True, config=options)(kind)
     validate = checked.__init__
+    names = [field.name for field in dataclasses.fields(checked)]
 
     @functools.wraps(validate)
     def initialise(self: Any, *values: Any, **named: Any) -> None:
+        by_name = dict(zip(names, values, strict=False))  # so that messages name the field
         try:
-            validate(self, *values, **named)
+            validate(self, *values[len(names) :], **by_name, **named)
         except pydantic.ValidationError as error:
             raise _one_line(error) from None
 

@@ -248,7 +248,6 @@ def main() -> None:
         report(error)
         sys.exit(1)
     except OSError as error:
-        report(
-            OSError(f"{error}. Check the disk's space and permissions; nothing was half-written.")
-        )
+        msg = f"{error}. Check the disk's space and permissions; nothing was half-written."
+        report(OSError(msg).with_traceback(error.__traceback__))
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""`isochroma evaluate`: does a method harmonize, and does it keep the anatomy?"""
+"""`isochroma evaluate`: judge harmonization methods on a study."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from isochroma.cli.app import command, report, require
+from isochroma.cli.app import command, registered, report, require
 from isochroma.cli.options import OUTPUT, ModelName, Seed, Threads, Verbose
 from isochroma.cli.progress import progress_display
 from isochroma.errors import InputError
+
+METHODS = "isochroma.evaluation.methods:METHODS"
 
 
 @command("evaluate")
@@ -22,9 +24,7 @@ def evaluate(
     ],
     method: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Method to compare (repeat; default: all), see docs/evaluation.md.",
-        ),
+        registered(METHODS, "Method to compare (repeat; default: all), see docs/evaluation.md."),
     ] = None,
     own: Annotated[
         list[str] | None,
@@ -49,12 +49,11 @@ def evaluate(
 
     Writes report.html, results.csv and summary.json. Run the command again to resume.
     """
-    measuring = require("evaluate", "isochroma.evaluation.measuring")
-    methods = require("evaluate", "isochroma.evaluation.methods.registry")
+    plan = require("evaluate", "isochroma.evaluation.plan")
+    methods = require("evaluate", "isochroma.evaluation.methods")
     run = require("evaluate", "isochroma.evaluation.run")
 
-    names = method or (methods.QUICK_METHODS if quick else list(methods.METHODS))
-    compared = methods.named_methods(names, model)
+    compared = methods.named_methods(method or methods.method_names(quick), model)
     own_names = []
     for text in own or []:
         name, separator, template = text.partition("=")
@@ -66,10 +65,9 @@ def evaluate(
     output.mkdir(parents=True, exist_ok=True)
     shipped = methods.named_methods([n for n in core or [] if n not in own_names], model)
     limited = [known.name for known in shipped] + [n for n in core or [] if n in own_names]
-    budget = measuring.QUICK if quick else measuring.FULL
-    evaluation = run.Evaluation(study, output, compared, limited, budget, seed, jobs)
+    budget = plan.QUICK if quick else plan.FULL
     with progress_display():
-        result = evaluation.run()
-    for failure in result["failures"]:
-        report(RuntimeError(f"{failure['scan']}, {failure['method']}: {failure['error']}"))
+        summary = run.evaluate(study, output, compared, limited, budget, seed, jobs)
+    for failure in summary.failures:
+        report(RuntimeError(f"{failure.scan}, {failure.method}: {failure.error}"))
     typer.echo(output / "report.html")

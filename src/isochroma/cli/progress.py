@@ -16,11 +16,6 @@ LOG_SECONDS = 30
 class Display:
     """Show the stages of the work as they are reported.
 
-    Parameters
-    ----------
-    update : callable
-        Called with (description, done, total).
-
     Attributes
     ----------
     task : str

@@ -45,6 +45,6 @@ def simulate(
     with progress_display(), stage("simulating"):
         for number, path in enumerate(scans):
             advance(number, len(scans))
-            rows += travelling.simulate_file(path, output, presets, lesions, seed)
+            rows += travelling.write_travelling_subject(path, output, presets, lesions, seed)
     travelling.add_to_study(output / "study.tsv", [{**row, "site": "simulated"} for row in rows])
     typer.echo(output / "study.tsv")

@@ -1,11 +1,16 @@
-"""Does a method harmonize, does it keep the anatomy, and does downstream work get better?
+"""Judge whether a method harmonizes, keeps the anatomy and helps downstream work.
 
-study     which scans there are, and what is known of each
-methods   ours, what a user would otherwise pick, and controls, behind one interface
-truth, closeness, anatomy, segmentation, age, audit
-          the measures, one question each
-run       every method on every scan, cached, and every measure on every output
-report    tables with bootstrap intervals, figures, one HTML page
+study       the scans, and what is known of each
+store       results on disk, each under the key that determines it
+methods     ours, what a user would otherwise pick, and controls, behind one interface
+phantoms    simulated scanners, travelling subjects and lesions
+workspace   cases, tissue labels and outputs, taken from the store
+tools       what the measures need, fitted to the target's training scans
+measures    one module for each part of the report; each measure is registered where it is written
+plan, measuring, run
+            what is computed, its rows, and the whole evaluation
+summary, report
+            means with intervals, tables, figures, one HTML page
 
 Everything is measured on the model grid and in model units, on outputs that all methods make of
 the same preprocessed scans, inside the same mask.

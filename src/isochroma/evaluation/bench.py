@@ -1,111 +1,98 @@
-"""What harmonizing a scan costs: seconds and peak memory of each stage, here and in the paper.
+"""Time and memory of harmonizing one scan, by stage, compared with the paper's network.
 
-The paper's own network (98.5 M parameters) takes 30 evaluations a scan. One of them is timed, on
-one tile, and counted for all tiles and all 30; its weights play no part in its speed.
+The paper's own network (98.5 M parameters) is evaluated 30 times a scan. One evaluation on one tile
+is timed and scaled to all tiles and all 30; the network's weights do not affect its speed.
 """
 
 from __future__ import annotations
 
-import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import nibabel as nib
-import psutil
 import torch
 
 from isochroma.files import write_atomically
 from isochroma.images.io import load
+from isochroma.memory import PeakMemory
 from isochroma.method.flow import SOLVERS
 from isochroma.method.network import IN_CHANNELS, PAPER, VelocityNetwork
 from isochroma.pipeline import PAPER_SAMPLING, Harmonizer
-from isochroma.stages import Event, listening
+from isochroma.stages import Event, listening, record, stage
 
-PAPER_TILE = 64  # voxels
+PAPER_TILE = 64  # voxels: the paper's patch size
+NETWORK_STAGES = ("network", "revise")
 
 
 class Cost(NamedTuple):
-    """Of one stage: wall-clock seconds, and the process's peak memory in MB, Python included."""
+    """What one stage costs.
+
+    Attributes
+    ----------
+    stage : str
+        Name of the stage.
+    seconds : float
+        Wall-clock time.
+    megabytes : float
+        Peak resident memory of the process, MB (10^6 bytes), Python included.
+    """
 
     stage: str
     seconds: float
     megabytes: float
 
 
-class PeakMemory:
-    """Watches this process's resident memory, 100 times a second, while it is entered."""
-
-    def __init__(self) -> None:
-        self.process = psutil.Process()
-        self.done = threading.Event()
-        self.watcher = threading.Thread(target=self.watch, daemon=True)
-        self.peak = 0.0
-
-    def __enter__(self) -> PeakMemory:
-        """Begin."""
-        self.watcher.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """End."""
-        self.done.set()
-        self.watcher.join()
-
-    def watch(self) -> None:
-        """Look again and again."""
-        while not self.done.wait(0.01):
-            self.look()
-
-    def look(self) -> float:
-        """The peak so far, MB."""
-        self.peak = max(self.peak, self.process.memory_info().rss / 1e6)
-        return self.peak
-
-    def lap(self) -> float:
-        """The peak since the last lap, MB; the next one begins."""
-        peak, self.peak = self.look(), 0.0
-        return peak
-
-
 def measure(scan: Path, harmonizer: Harmonizer, out: Path) -> tuple[list[Cost], int]:
-    """Harmonize one scan, from file to file, with clock and memory watched.
+    """Harmonize one scan, from file to file, and measure each stage.
+
+    Parameters
+    ----------
+    scan : Path
+        The input.
+    harmonizer : Harmonizer
+        What to measure.
+    out : Path
+        Where the harmonized scan goes.
 
     Returns
     -------
-    The stages' costs, and the number of voxels that the network saw.
+    costs : list of Cost
+        One a stage, in order.
+    voxels : int
+        Number of voxels that the network saw.
     """
     peaks: dict[str, float] = {}
-    running = "load"
 
-    with PeakMemory() as memory:
+    def keep_peak(event: Event) -> None:
+        if event.seconds is not None:
+            peaks[event.stage] = max(peaks.get(event.stage, 0.0), memory.lap())
 
-        def begin(event: Event) -> None:
-            nonlocal running
-            peaks[running] = max(peaks.get(running, 0.0), memory.lap())
-            running = event.stage
-
-        start = time.perf_counter()
-        image = load(scan)
-        loaded = time.perf_counter() - start
-        with listening(begin):
-            result = harmonizer.run(image)
-        begin(Event("save"))
-        start = time.perf_counter()
-        write_atomically(out, lambda to: nib.save(result.image, to))
-        saved = time.perf_counter() - start
-        begin(Event("end"))
-    seconds = {"load": loaded, **result.record.seconds, "save": saved}
-    costs = [Cost(stage, each, peaks[stage]) for stage, each in seconds.items()]
+    with PeakMemory() as memory, record() as seconds, listening(keep_peak):
+        with stage("load"):
+            image = load(scan)
+        result = harmonizer.run(image)
+        with stage("save"):
+            write_atomically(out, lambda to: nib.save(result.image, to))
+    costs = [Cost(name, each, peaks[name]) for name, each in seconds.items()]
     return costs, result.source.mask.size
 
 
 def paper_network(voxels: int, device: torch.device) -> Cost:
-    """Seconds that the paper's network takes for a head of so many voxels.
+    """Estimate what the paper's 30 network evaluations cost.
+
+    Parameters
+    ----------
+    voxels : int
+        Size of the head.
+    device : torch.device
+        Where the network runs.
 
     Returns
     -------
-    The cost of 30 evaluations, from one tile of 64^3 voxels after a first one for warming up.
+    cost : Cost
+        From one evaluation of a tile of 64^3 voxels, after a first one to warm up.
     """
     network = VelocityNetwork(PAPER).eval().to(device)
     tile = (PAPER_TILE,) * 3
@@ -123,12 +110,25 @@ def paper_network(voxels: int, device: torch.device) -> Cost:
     return Cost("paper's network", evaluations * seconds * voxels / PAPER_TILE**3, memory.look())
 
 
-def table(costs: list[Cost], paper: Cost) -> str:
-    """Markdown: the stages, their sum, the paper's network, and how many times ours it takes."""
+def table(costs: Sequence[Cost], paper: Cost) -> str:
+    """Write costs as a Markdown table, with their sum and the paper's network.
+
+    Parameters
+    ----------
+    costs : sequence of Cost
+        As `measure` returns them.
+    paper : Cost
+        As `paper_network` returns it.
+
+    Returns
+    -------
+    text : str
+        Ends with the ratio of the paper's network to ours.
+    """
     rows = ["| stage | seconds | peak memory, MB |", "|---|---|---|"]
-    rows += [f"| {stage} | {seconds:.2f} | {peak:.0f} |" for stage, seconds, peak in costs]
+    rows += [f"| {name} | {seconds:.2f} | {peak:.0f} |" for name, seconds, peak in costs]
     whole = sum(cost.seconds for cost in costs)
-    ours = sum(cost.seconds for cost in costs if cost.stage in ("network", "revise"))
+    ours = sum(cost.seconds for cost in costs if cost.stage in NETWORK_STAGES)
     rows += [
         f"| whole | {whole:.1f} | {max(cost.megabytes for cost in costs):.0f} |",
         f"| the paper's network, 30 evaluations | {paper.seconds:.0f} | {paper.megabytes:.0f} |",

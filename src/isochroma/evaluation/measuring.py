@@ -1,340 +1,260 @@
-"""What is computed for one scan, method or output: plain functions whose results are kept.
-
-Arguments that only stand for content (`key`, `content`, `budget`) are there for the cache.
-"""
+"""Apply the measures to the methods' outputs: rows of results, each step kept in the store."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import inspect
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
-import psutil
 
-from isochroma.errors import InputError
-from isochroma.evaluation.measures import anatomy, closeness, segmentation
-from isochroma.evaluation.measures.age import AgeRegressor, CommonSpace, cross_validated, scores
-from isochroma.evaluation.methods.registry import Method
-from isochroma.evaluation.study import FILES, Case, Scan
-from isochroma.evaluation.tissues import GREY, WHITE, classify
-from isochroma.files import sha256
-from isochroma.images.metrics import ncc, psnr, ssim
-from isochroma.images.preprocess import Prepared, from_model_units
-from isochroma.method.edges import EdgeSettings, canny
-
-if TYPE_CHECKING:
-    from isochroma.evaluation.workspace import Workspace
-
-LEAST_TARGET_SCANS = 20  # for the age regressor
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much is computed; the measures stay the same.
-
-    target_scans
-        Training scans of the target that are used (None: all).
-    one_a_group
-        Whether of each site and contrast (or simulated scanner) one scan is enough.
-    classical
-        Whether the classical segmenter, which is slow, runs on the outputs for core scans.
-    segmenter_steps, permutations, convnet_permutations, resamples
-        Training steps of the tissue network, shuffled runs of the cheap and of the convolutional
-        site probe (0: left out), bootstrap samples.
-    """
-
-    target_scans: int | None = None
-    one_a_group: bool = False
-    classical: bool = True
-    segmenter_steps: int = 600
-    permutations: int = 200
-    convnet_permutations: int = 10
-    resamples: int = 2000
-
-
-FULL = Budget()
-QUICK = Budget(
-    target_scans=6,
-    one_a_group=True,
-    classical=False,
-    segmenter_steps=40,
-    permutations=20,
-    convnet_permutations=0,
-    resamples=500,
+from isochroma.evaluation.measures import PARTS, audit, pairs
+from isochroma.evaluation.measures.registry import GROUP, OUTPUT, PAIR, RUN, SEEDS, Measure, Part
+from isochroma.evaluation.measures.sample import (
+    Group,
+    Pair,
+    Sample,
+    make_sample,
+    sample_key,
 )
+from isochroma.evaluation.methods import Method, Raw
+from isochroma.evaluation.plan import Plan
+from isochroma.evaluation.results import Results, Row, attempt
+from isochroma.evaluation.study import Scan
+from isochroma.evaluation.tools import VERSIONS, Tools
+from isochroma.evaluation.tools import features as patches
+
+SEED_RUNS = 3
 
 
-@dataclass(frozen=True)
-class AgeModel:
-    """The age regressor and its space; its cross-validated scores on the target's training scans,
-    and the mean absolute error there of always saying the others' mean age.
+def versions(part: Part, kind: str) -> list[tuple[str, int]]:
+    """Return names and versions of the part's measures of one kind of input."""
+    return [(measure.name, measure.version) for measure in part.of(kind)]
+
+
+def measure_scan(plan: Plan, method: Method, scan: Scan, tools: Tools) -> Results:
+    """Measure one output: its cost, and all measures that what is known of the scan allows.
+
+    The method is run on the scan if its output is not in the store. If anything fails, the results
+    are the failure alone.
     """
-
-    space: CommonSpace
-    regressor: AgeRegressor
-    target_scores: dict[str, float]
-    mean_age_error: float
+    return attempt(scan.scan, method.name, lambda: list(scan_rows(plan, method, scan, tools)))
 
 
-@dataclass(frozen=True)
-class Tools:
-    """What the measures need, all of it made from the target's training scans alone."""
+def scan_rows(plan: Plan, method: Method, scan: Scan, tools: Tools) -> Iterator[Row]:
+    """Yield the rows of one output."""
+    work = plan.work
+    about = (scan.scan, scan.person, method.name)
+    output = work.output(method, scan)
+    for part in PARTS.values():
+        for measure in part.of(RUN):
+            yield Row(part.name, "all", *about, measure.name, measure.compute(output))
+    classical = scan.core and plan.budget.classical
+    sample = cache(lambda: make_sample(work, method, scan, tools, classical))
+    ages = [scan.age, *(one.age for one in plan.work.train)]
+    known = [work.output_key(method, scan), *sample_key(work, scan), classical, ages]
+    fitted = [plan.budget.segmenter_steps, VERSIONS]
+    for part in PARTS.values():
+        if not part.of(OUTPUT):
+            continue
+        key = ("measures", part.name, versions(part, OUTPUT), *known, *fitted)
+        found = work.store.get(key, partial(measure_part, part, sample))
+        group = (scan.preset or "own") if part.name == "truth" else scan.group
+        for name, value in found.items():
+            yield Row(part.name, group, *about, name, value)
 
-    profile: closeness.TargetProfile
-    features: closeness.FeatureSpace
-    target_features: list[np.ndarray]
-    segmenter: segmentation.Segmenter
-    age: AgeModel | None
+
+def measure_part(part: Part, sample: Callable[[], Sample]) -> dict[str, float]:
+    """Compute a part's measures of one output, those that it has what they need for."""
+    measures = [each for each in part.of(OUTPUT) if sample().has(each.needs)]
+    return compute_all(measures, sample)
 
 
-class Given(NamedTuple):
-    """What is known of a scan, on its model grid.
+def compute_all(measures: Sequence[Measure], data: Callable[[], Any]) -> dict[str, float]:
+    """Compute the measures of what `data` returns, by name."""
+    return {measure.name: float(measure.compute(data())) for measure in measures}
 
-    edges
-        (I, J, K) bool, of the scan itself.
-    tissues
-        (I, J, K) labels.
-    lesions, shown
-        (I, J, K) numbered lesions, and the volume that shows them as they are.
-    healthy
-        For planted lesions: the method's output and the truth of the same simulation without them.
+
+def measure_seeds(plan: Plan, method: Method, scans: Sequence[Scan]) -> Results:
+    """Measure how much outputs depend on the seed, on the first core scan of a source.
+
+    If no source scan is core, it is the first of the scans, which the method was run on.
     """
+    scan = next((scan for scan in scans if scan.core and scan in plan.sources), scans[0])
 
-    edges: np.ndarray
-    tissues: np.ndarray | None = None
-    lesions: np.ndarray | None = None
-    shown: np.ndarray | None = None
-    healthy: tuple[np.ndarray, np.ndarray] | None = None
+    def rows() -> Iterator[Row]:
+        seeds = [plan.work.seed + n for n in range(SEED_RUNS)]
+        outputs = [plan.work.output(method, scan, seed) for seed in seeds]
+        for part in PARTS.values():
+            for measure in part.of(SEEDS):
+                about = (part.name, "all", scan.scan, scan.person, method.name)
+                yield Row(*about, measure.name, measure.compute(outputs))
+
+    return attempt("seeds", method.name, rows)
 
 
-@dataclass(frozen=True)
-class Applied:
-    """One output: in-mask values (V,) float32 clipped to [-1, 1] as all prepared scans are,
-    wall-clock seconds, and peak memory in MB above what the process held before.
+def measure_pairs(plan: Plan, method: Method, scans: Sequence[Scan]) -> Results:
+    """Measure how well the outputs of the scans of one person agree, for all such pairs."""
+    results = Results()
+    for group, a, b in pairs.same_person(scans):
+        name = f"{a.scan} | {b.scan}"
+        results += attempt(name, method.name, partial(pair_rows, plan, method, group, a, b))
+    return results
+
+
+def pair_rows(plan: Plan, method: Method, group: str, a: Scan, b: Scan) -> Iterator[Row]:
+    """Yield the rows of one pair."""
+    repeated = group == pairs.RESCAN
+    work = plan.work
+
+    @cache
+    def pair() -> Pair:
+        first, second = work.case(a), work.case(b)
+        motion = None
+        if repeated:
+            motion = work.store.get(
+                ("motion", pairs.MOTION_VERSION, work.case_key(a), work.case_key(b)),
+                lambda: pairs.rigid_motion(first.prepared, second.prepared),
+            )
+        volumes = work.volume(method, first), work.volume(method, second)
+        return pairs.bring_together(*volumes, first, second, motion)
+
+    keys = [work.output_key(method, scan) for scan in (a, b)]
+    name = f"{a.scan} | {b.scan}"
+    for part in PARTS.values():
+        measures = part.of(PAIR)
+        if not measures:
+            continue
+        key = ("pair", part.name, versions(part, PAIR), pairs.MOTION_VERSION, repeated, keys)
+        found = work.store.get(key, partial(compute_all, measures, pair))
+        shown = group if repeated else f"{group} {a.contrast}-{b.contrast}"
+        for measure, value in found.items():
+            yield Row(part.name, shown, name, a.person, method.name, measure, value)
+
+
+def measure_groups(
+    plan: Plan, method: Method, scans: Sequence[Scan], tools: Tools, rows: Sequence[Row]
+) -> Results:
+    """Measure the outputs of each group of scans together.
+
+    The rows are those of these scans; their predicted ages are used.
     """
+    ages = {row.scan: row.value for row in rows if (row.part, row.measure) == ("age", "predicted")}
+    features = partial(output_features, plan, method, tools)
+    groups: dict[str, list[Scan]] = {}
+    for scan in scans:
+        groups.setdefault(scan.group, []).append(scan)
+    results = Results()
+    for part in PARTS.values():
+        for measure in part.of(GROUP):
+            rng = np.random.default_rng(plan.work.seed)
+            for name, members in groups.items():
+                group = Group(members, features, tools.target_features, ages, plan.budget.resamples)
+                about = (part.name, name, name, name, method.name, measure.name)
+                results += attempt(
+                    name,
+                    method.name,
+                    lambda: [Row(*about, *measure.compute(group, rng))],  # noqa: B023
+                )
+    return results
 
-    values: np.ndarray
-    seconds: float
-    megabytes: float
+
+def output_features(plan: Plan, method: Method, tools: Tools, scan: Scan) -> np.ndarray:
+    """Return the patch features (N, D) float32 of an output."""
+    work = plan.work
+
+    def make() -> np.ndarray:
+        case = work.case(scan)
+        volume = work.volume(method, case)
+        found = patches.patch_features(volume, case.prepared.mask, tools.features)
+        return found.astype(np.float32)
+
+    return work.store.get(("features", patches.VERSION, work.output_key(method, scan)), make)
 
 
-def content(scan: Scan) -> str:
-    """Hash of all files of a row."""
-    files = [getattr(scan, name) for name in FILES]
-    return " ".join(sha256(path)[:16] if path else "-" for path in files)
+def measure_sites(plan: Plan, measured: dict[str, tuple[Method, list[Scan]]]) -> Results:
+    """Probe the outputs of all T1w scans for the site.
 
-
-@functools.cache
-def code(kind: type | None = None) -> str:
-    """Hash of the code that a method is made of, its own module and those of the package's root; of
-    the evaluation's, that of the measures, if no method is given.
+    The target's scans stay as they are, the others are as each method makes them. Methods that did
+    not get, or failed on, any of these scans are left out.
     """
-    here = Path(__file__).parent
-    own = here.glob("*.py") if kind is None else [Path(inspect.getfile(kind))]
-    modules = [*sorted(here.parent.rglob("*.py")), *sorted(own)]
-    return hashlib.sha256(" ".join(sha256(path) for path in modules).encode()).hexdigest()[:16]
+    return attempt("site audit", "all", lambda: list(site_rows(plan, measured)))
 
 
-def labels_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Labels of the classical segmenter."""
-    return classify(image, mask)[0]
-
-
-def edges_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Canny edges as the models' default takes them."""
-    return canny(image, mask, EdgeSettings())
-
-
-def fit(method: Method, target: Sequence[Prepared], key: str) -> Method:
-    """Fit and return the method."""
-    method.fit(target)
-    return method
-
-
-def apply(method: Method, prepared: Prepared, seed: int, key: str, content: str) -> Applied:
-    """Run the method once, with the clock and the memory watched."""
-    process = psutil.Process()
-    before = peak = process.memory_info().rss
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.02):
-            peak = max(peak, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    start = time.perf_counter()
-    try:
-        output = method.apply(prepared, seed)
-    finally:
-        seconds = time.perf_counter() - start
-        done.set()
-        watcher.join()
-    values = np.clip(output[prepared.mask], -1, 1).astype(np.float32)
-    if not np.isfinite(values).all():
-        msg = f"{method.name} gave values that are not finite."
-        raise InputError(msg)
-    return Applied(values, round(seconds, 3), round((peak - before) / 1e6, 1))
-
-
-def spread(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """In-mask values as a volume, 0 outside."""
-    volume = np.zeros(mask.shape, np.float32)
-    volume[mask] = values
-    return volume
-
-
-def train_segmenter(
-    images: Sequence[Prepared], labels: Sequence[np.ndarray], steps: int, key: list[str]
-) -> segmentation.Segmenter:
-    """The tissue network."""
-    return segmentation.Segmenter().fit(images, labels, steps)
-
-
-def train_age(
-    segmenter: segmentation.Segmenter,
-    images: Sequence[Prepared],
-    ages: np.ndarray,
-    key: list[str],
-    steps: int,
-) -> AgeModel:
-    """The common space, the age regressor, and how good it is on the target itself."""
-
-    def maps() -> Iterator[np.ndarray]:
-        for prepared in images:
-            yield matter(segmenter.segment(prepared.image, prepared.mask)[1])
-
-    known = np.isfinite(ages)
-    space = CommonSpace.build(maps())
-    features = np.stack([space.features(each) for each in maps()])[known]
-    ages = ages[known]
-    apart = np.abs(ages - (ages.sum() - ages) / (len(ages) - 1))  # from the others' mean
-    return AgeModel(
-        space,
-        AgeRegressor().fit(features, ages),
-        scores(ages, cross_validated(features, ages)),
-        float(apart.mean()),
-    )
-
-
-def matter(probabilities: np.ndarray) -> np.ndarray:
-    """(I, J, K, 2) probabilities of grey and white matter, of (I, J, K, 3) of all tissues."""
-    return probabilities[..., [GREY - 1, WHITE - 1]]
-
-
-def measures(
-    case: Case,
-    values: np.ndarray,
-    given: Given,
-    tools: Tools,
-    classical: bool,
-    key: tuple[str, str, float, list[float]],
-    budget: dict[str, Any],
-) -> dict[str, dict[str, float]]:
-    """Every measure of one output: part -> measure -> value.
-
-    Parameters
-    ----------
-    values
-        (V,) the output inside the case's mask.
-    classical
-        Whether to run the classical segmenter on the output too.
-    """
-    tissues = given.tissues
-    prepared = case.prepared
-    mask, source = prepared.mask, prepared.image
-    output = spread(values, mask)
-    found: dict[str, dict[str, float]] = {}
-    if case.truth is not None:
-        unit, true_unit = (from_model_units(volume, 0, 1) for volume in (output, case.truth))
-        found["truth"] = {
-            "psnr": psnr(output, case.truth, mask, 2),
-            "ssim": ssim(unit, true_unit, mask, 1),
-            "ncc": ncc(output, case.truth, mask),
-        }
-    distances = closeness.histogram_distances(output, mask, tissues, tools.profile)
-    found["closeness"] = {
-        f"wasserstein {name}".removesuffix(" brain"): value for name, value in distances.items()
-    }
-    found["closeness"]["change"] = closeness.change(output, source, mask)
-    edges = anatomy.edge_agreement(edges_of(output, mask), given.edges, mask)
-    found["anatomy"] = {
-        "edges kept": edges.kept,
-        "edges invented": 1 - edges.supported,
-        "local ncc": anatomy.local_ncc(output, source, mask),
-    }
-    if tissues is not None:
-        found["closeness"]["contrast"] = closeness.contrast_gap(output, tissues, tools.profile)
-        if given.lesions is not None and given.shown is not None:
-            kept = anatomy.contrast_kept(output, given.shown, given.lesions, tissues, given.healthy)
-            if np.isfinite(kept).any():
-                found["anatomy"]["lesion contrast"] = float(np.nanmedian(kept))
-                found["anatomy"]["lesion recall"] = anatomy.recall(kept)
-    # A simulation of a target scan tells nothing of age that its truth has not told better.
-    wants_age = tools.age is not None and np.isfinite(case.scan.age) and case.truth is None
-    if case.tissues is not None or wants_age:
-        labels, probabilities = tools.segmenter.segment(output, mask)
-    if case.tissues is not None:
-        common = mask & (case.tissues > 0)
-        overlaps = segmentation.dice(labels, case.tissues, common)
-        found["segmentation"] = {f"dice {name}": value for name, value in overlaps.items()}
-        if classical:
-            overlaps = segmentation.dice(classify(output, mask)[0], case.tissues, common)
-            found["segmentation"]["dice mean, classical"] = overlaps["mean"]
-    if wants_age and tools.age is not None:
-        features = tools.age.space.features(matter(probabilities))
-        predicted = float(tools.age.regressor.predict(features[None])[0])
-        found["age"] = {
-            "predicted": predicted,
-            "error": predicted - case.scan.age,
-            "absolute error": abs(predicted - case.scan.age),
-        }
-    return found
-
-
-def target_space(
-    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], key: list[str]
-) -> tuple[closeness.FeatureSpace, list[np.ndarray]]:
-    """The space in which patches are compared, and the target's own patches in it."""
-    space = closeness.fit_features(images, masks)
-    found = [
-        closeness.patch_features(image, mask, space)
-        for image, mask in zip(images, masks, strict=True)
+def site_rows(plan: Plan, measured: dict[str, tuple[Method, list[Scan]]]) -> Iterator[Row]:
+    """Yield the rows of the site audit."""
+    usable = measured[Raw.name][1]
+    own = [scan for scan in usable if scan.site == plan.site and not scan.preset]
+    other = [
+        scan
+        for scan in usable
+        if scan in plan.sources and not scan.preset and scan.contrast == "T1w"
     ]
-    return space, found
+    scans = [*plan.work.train, *own, *other]
+    methods = [method for method, known in measured.values() if {*own, *other} <= set(known)]
+    sites, persons = [scan.site for scan in scans], [scan.person for scan in scans]
+    budget, work = plan.budget, plan.work
+    permutations = {
+        "histogram": budget.permutations,
+        "shape": budget.permutations,
+        "network": budget.convnet_permutations,
+    }
+    features = cache(lambda: site_features(plan, methods, scans, permutations["network"] > 0))
+    keys = [work.case_key(scan) for scan in scans]
 
-
-def make_tools(work: Workspace, budget: Budget, tell: Callable[[str, int, int], None]) -> Tools:
-    """Fit everything that the measures need to the target's training scans."""
-    labels = []
-    for number, scan in enumerate(work.train):
-        tell(f"target: tissues of {scan.scan}", number, len(work.train))
-        labels.append(work.classes(scan))
-    tell("target: profile and features", 0, 1)
-    images = [prepared.image for prepared in work.target]
-    masks = [prepared.mask for prepared in work.target]
-    profile = closeness.target_profile(images, masks, labels)
-    key = [work.content[scan.scan] for scan in work.train]
-    features, target_features = work.memory.cache(target_space, ignore=["images", "masks"])(
-        images, masks, key
-    )
-    tell("target: training the tissue network", 0, 1)
-    segmenter = work.memory.cache(train_segmenter, ignore=["images", "labels"])(
-        work.target, labels, budget.segmenter_steps, key
-    )
-    ages = np.array([scan.age for scan in work.train])
-    age = None
-    if np.isfinite(ages).sum() >= LEAST_TARGET_SCANS:
-        tell("target: age", 0, 1)
-        age = work.memory.cache(train_age, ignore=["segmenter", "images"])(
-            segmenter, work.target, ages, key, budget.segmenter_steps
+    def probe(name: str) -> audit.Audit:
+        outputs = features()[name]
+        raw = outputs["any" if name == "shape" else Raw.name]
+        return audit.audit(
+            audit.PROBES[name],
+            raw,
+            outputs,
+            sites,
+            persons,
+            permutations=permutations[name],
+            jobs=plan.jobs,
         )
-    return Tools(profile, features, target_features, segmenter, age)
+
+    for name, count in permutations.items():
+        if not count:
+            continue
+        known = [work.method_key(method) for method in methods] if name != "shape" else []
+        key = ("audit", audit.VERSION, name, count, sites, persons, keys, known, work.seed)
+        found = work.store.get(key, partial(probe, name))
+        yield from audit_rows(name, found, len(scans))
+
+
+def audit_rows(probe: str, found: audit.Audit, scans: int) -> Iterator[Row]:
+    """Yield the rows of one probe: each method's score, and the chance levels as methods."""
+    group = f"{' against '.join(found.sites)}, {found.persons} persons"
+    for row in found.rows:
+        values = {row.method: row.balanced_accuracy}
+        if row.method in (Raw.name, "any"):
+            values |= {"chance": row.chance, "chance, 95th percentile": row.chance_95}
+        for method, value in values.items():
+            measure = f"{probe} probe, {row.training}"
+            yield Row("audit", group, group, group, method, measure, value, scans=scans)
+
+
+def site_features(
+    plan: Plan, methods: Sequence[Method], scans: Sequence[Scan], thumbnails: bool
+) -> dict[str, dict[str, np.ndarray]]:
+    """Compute what the site probes see, by probe and method, reading each volume once.
+
+    The shapes, which are of no method, are those of "any". Thumbnails are for the network probe.
+    """
+    work = plan.work
+    cases = [work.case(scan) for scan in scans]
+    masks = [case.prepared.mask for case in cases]
+    found: dict[str, dict[str, np.ndarray]] = {"histogram": {}, "network": {}}
+    for method in methods:
+        volumes = [
+            case.prepared.image if case.scan.site == plan.site else work.volume(method, case)
+            for case in cases
+        ]
+        both = list(zip(volumes, masks, strict=True))
+        found["histogram"][method.name] = np.stack([audit.histogram(*each) for each in both])
+        if thumbnails:
+            found["network"][method.name] = np.stack([audit.thumbnail(*each) for each in both])
+    found["shape"] = {"any": np.stack([audit.shape_features(mask) for mask in masks])}
+    return found

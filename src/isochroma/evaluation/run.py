@@ -1,7 +1,8 @@
 """Every method on every scan, every measure on every output, one report.
 
-What took time is kept under OUT/cache by the content that determines it, so a stopped run resumes
-and a second method costs only itself. A scan on which something fails is listed and left out.
+plan -> prepare -> fit -> apply and measure -> summarise -> report. What took time is kept in the
+store, OUT/cache, so a stopped run resumes and a further method costs only itself. A scan on which
+something fails is listed and left out.
 """
 
 from __future__ import annotations
@@ -9,305 +10,181 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import joblib
-import numpy as np
 import pandas as pd
 
-from isochroma.errors import InputError
-from isochroma.evaluation import figures, groups, report
-from isochroma.evaluation.groups import Row
-from isochroma.evaluation.measures import pairs
 from isochroma.evaluation.measuring import (
-    FULL,
-    LEAST_TARGET_SCANS,
-    Budget,
-    Tools,
-    code,
-    make_tools,
-    measures,
+    measure_groups,
+    measure_pairs,
+    measure_scan,
+    measure_seeds,
+    measure_sites,
 )
-from isochroma.evaluation.methods.registry import HistogramMatching, Method, Raw
-from isochroma.evaluation.study import Scan, read_study
-from isochroma.evaluation.summary import summarise
+from isochroma.evaluation.methods import Method
+from isochroma.evaluation.plan import FULL, Budget, Plan, make_plan, notes
+from isochroma.evaluation.report.figures import draw
+from isochroma.evaluation.report.page import write_page
+from isochroma.evaluation.results import Results, failure_of, table_of
+from isochroma.evaluation.study import Scan
+from isochroma.evaluation.summary import REFERENCE, Summary, summarise
+from isochroma.evaluation.tools import Tools, fit_tools
 from isochroma.evaluation.workspace import Workspace
 from isochroma.files import write_atomically
+from isochroma.stages import advance, stage
 
-logger = logging.getLogger(__name__)
-
-FEW = 10  # persons
-
-# One row of results.csv; scans: how many are behind the value.
-COLUMNS = ("part", "group", "scan", "person", "method", "measure", "value", "low", "high", "scans")
+PACKAGES = ("isochroma", "torch", "SimpleITK", "dipy", "monai", "scikit-learn")
+Measured = dict[str, tuple[Method, list[Scan]]]
 
 
-class Evaluation:
-    """One run over one study.
+def evaluate(
+    study: Path,
+    out: Path,
+    methods: Sequence[Method],
+    only_core: Sequence[str] = (),
+    budget: Budget = FULL,
+    seed: int = 0,
+    jobs: int = 2,
+) -> Summary:
+    """Evaluate methods on a study and write report.html, results.csv and summary.json.
 
     Parameters
     ----------
-    study
+    study : Path
         The study file or BIDS folder.
-    out
-        Folder of the report and the cache.
-    methods
+    out : Path
+        Folder of the report and of the store, made if it is not there.
+    methods : sequence of Method
         What is compared; raw scans and histogram matching are always among them.
-    only_core
+    only_core : sequence of str
         Names of methods that are too slow for all scans: they get the core scans alone.
-    budget
+    budget : Budget
         How much is computed.
-    seed
-        Of the methods.
-    jobs
+    seed : int
+        Seed of the methods.
+    jobs : int
         Processes that preprocess, harmonize and measure side by side, a scan each.
+
+    Returns
+    -------
+    summary : Summary
+        What summary.json has.
+
+    Raises
+    ------
+    InputError
+        If the study cannot be used, or `only_core` names a method that is not compared.
     """
-
-    def __init__(
-        self,
-        study: Path,
-        out: Path,
-        methods: Sequence[Method],
-        only_core: Sequence[str] = (),
-        budget: Budget = FULL,
-        seed: int = 0,
-        jobs: int = 2,
-    ) -> None:
-        scans = read_study(study)
-        self.train = [scan for scan in scans if scan.split == "train"][: budget.target_scans]
-        self.scans = [scan for scan in scans if scan.split not in ("train", "val")]
-        if budget.one_a_group:
-            first = {groups.name_of(scan): scan for scan in reversed(self.scans)}
-            self.scans = [scan for scan in self.scans if scan in first.values()]
-        if not self.scans:
-            msg = f"{study}: no scans to evaluate beside the target's training scans."
-            raise InputError(msg)
-        always: list[Method] = [Raw(), HistogramMatching()]
-        named = {method.name: method for method in [*always, *methods]}
-        unknown = set(only_core) - set(named)
-        if unknown:
-            msg = f"{min(unknown)!r} is not among the methods: {', '.join(named)}."
-            raise InputError(msg)
-        self.study, self.out, self.budget = study, out, budget
-        self.seed, self.jobs = seed, jobs
-        self.only_core = set(only_core)
-        self.site = self.train[0].site
-        self.sources = [scan for scan in self.scans if scan.site != self.site or scan.preset]
-        self.work = Workspace(self.train, self.scans, out / "cache", seed)
-        self.methods = list(named.values())
-        self.rows: list[dict[str, Any]] = []
-        self.failures: list[dict[str, str]] = []
-
-    def run(self, progress: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
-        """Do everything; returns the summary that is also written.
-
-        Parameters
-        ----------
-        progress
-            Called with (what, done, total).
-        """
-        tell = progress or (lambda what, done, total: None)
-        total = len(self.train) + len(self.scans)
-        for number, _ in enumerate(self.work.prepare(self.jobs), 1):
-            tell("preprocessing and tissues", number, total)
-        tools = make_tools(self.work, self.budget, tell)
-        fitted: list[Method] = []
-        for method in self.methods:
-            tell(f"{method.name}: fitting", 0, 1)
-            with self.catching("fitting", method.name):
-                fitted.append(self.work.fitted(method))
-        self.methods = fitted
-        for method in self.methods:
-            scans = self.scans_of(method)
-            one = joblib.delayed(measure_scan)
-            found = joblib.Parallel(self.jobs, return_as="generator")(
-                one(self.work, method, scan, tools, self.budget) for scan in scans
-            )
-            for number, (scan, rows) in enumerate(zip(scans, found, strict=True), 1):
-                tell(f"{method.name}: {scan.scan}", number, len(scans))
-                if isinstance(rows, Exception):
-                    self.fail(scan.scan, method.name, rows)
-                    continue
-                for row in rows:
-                    self.note(row)
-            tell(f"{method.name}: seeds and groups", 0, 1)
-            if not self.scans_of(method):
-                continue
-            with self.catching("seeds", method.name):
-                self.measure_seeds(method)
-            for row in groups.of_method(self, method, tools):
-                self.note(row)
-            self.write_rows()
-        tell("site audit", 0, 1)
-        with self.catching("site audit", "all"):
-            for row in groups.audit_rows(self):
-                self.note(row)
-        return self.finish(tools)
-
-    def scans_of(self, method: Method) -> list[Scan]:
-        """The scans that this method gets, without those that it failed on."""
-        failed = {each["scan"] for each in self.failures if each["method"] == method.name}
-        return [
-            scan
-            for scan in self.scans
-            if (scan.core or method.name not in self.only_core) and scan.scan not in failed
-        ]
-
-    @contextmanager
-    def catching(self, scan: str, method: str) -> Iterator[None]:
-        """Note any failure of the body and go on."""
-        try:
-            yield
-        except Exception as error:
-            self.fail(scan, method, error)
-
-    def fail(self, scan: str, method: str, error: Exception) -> None:
-        """Note a failure."""
-        text = " ".join(str(error).split()) or type(error).__name__
-        self.failures.append({"scan": scan, "method": method, "error": text})
-        logger.warning("%s, %s: %s", scan, method, text)
-        logger.debug("failure", exc_info=error)
-
-    def note(self, row: Row) -> None:
-        """Keep one row's values; NaN is left out."""
-        for measure, value in row.values.items():
-            if np.isfinite(value):
-                about = (row.part, row.group, row.scan, row.person, row.method, measure)
-                cells = (*about, float(value), *row.interval, row.scans)
-                self.rows.append(dict(zip(COLUMNS, cells, strict=True)))
-
-    def measure_seeds(self, method: Method) -> None:
-        """Spread over three seeds, on the first core scan (the first of all if none is core)."""
-        mine = self.scans_of(method)
-        scan = next((scan for scan in mine if scan.core and scan in self.sources), mine[0])
-        case = self.work.case(scan)
-        runs = [self.work.output(method, scan, case, self.seed + n).values for n in range(3)]
-        spread = float(np.std([values.astype(np.float64) for values in runs], axis=0).mean())
-        self.note(Row("cost", "all", scan.scan, scan.person, method.name, {"seed sd": spread}))
-
-    # ------------------------------------------------------------ results
-
-    def write_rows(self) -> pd.DataFrame:
-        """results.csv: one row a scan, method and measure."""
-        table = pd.DataFrame(self.rows, columns=COLUMNS)
-        write_atomically(self.out / "results.csv", lambda to: table.to_csv(to, index=False))
-        return table
-
-    def finish(self, tools: Tools) -> dict[str, Any]:
-        """results.csv, summary.json and report.html."""
-        table = self.write_rows()
-        shown = table[table["measure"] != "predicted"]
-        records = summarise(shown, HistogramMatching.name, self.budget.resamples)
-        about = {
-            "study": str(self.study),
-            "scans": len(self.train) + len(self.scans),
-            "persons": len({scan.person for scan in (*self.train, *self.scans)}),
-            "sites": len({scan.site for scan in (*self.train, *self.scans)}),
-            "target": self.site,
-            "fitted": len(self.train),
-            "command": shlex.join(["isochroma", *sys.argv[1:]]),
-            "versions": versions(),
-            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-            "notes": self.notes(tools),
-            "failures": self.failures,
-        }
-        methods = {method.name: method.settings for method in self.methods}
-        result = {**about, "methods": methods, "records": records}
-        text = json.dumps(result, indent=1)
-        write_atomically(self.out / "summary.json", lambda to: to.write_text(text + "\n"))
-        ours = next(
-            (name for name in methods if name.startswith("isochroma")), self.methods[-1].name
-        )
-        report.write_report(
-            self.out / "report.html",
-            records,
-            figures.draw(self, table),
-            about,
-            HistogramMatching.name,
-            ours,
-        )
-        return result
-
-    def notes(self, tools: Tools) -> list[str]:
-        """What this study does not allow to measure, what was limited, what to beware of."""
-        lines = []
-        needs: dict[str, tuple[str, Callable[[Scan], bool]]] = {
-            "truth": ("scans with a truth", lambda scan: scan.truth is not None),
-            "pairs": ("co-registered or repeated scans", lambda scan: False),
-            "segmentation": ("scans with tissue labels", lambda scan: scan.tissues is not None),
-            "lesions": ("scans with a lesion mask", lambda scan: scan.lesions is not None),
-            "age": ("scans with ages", lambda scan: np.isfinite(scan.age)),
-        }
-        for part, (what, known) in needs.items():
-            there = (
-                any(True for _ in pairs.same_person(self.scans))
-                if part == "pairs"
-                else any(known(scan) for scan in self.scans)
-            )
-            if not there:
-                lines.append(f"{part}: the study has no {what}.")
-        if tools.age is None:
-            lines.append(f"age: fewer than {LEAST_TARGET_SCANS} target scans with an age.")
-        else:
-            own, plain = tools.age.target_scores, tools.age.mean_age_error
-            lines.append(
-                f"age: cross-validated on the target's own training scans, the regressor errs by "
-                f"{own['MAE']:.1f} years (R² {own['R2']:.2f}), always saying the mean age by "
-                f"{plain:.1f}. Where the first is not well below the second, the regressor has no "
-                "skill, and its results below say nothing for or against a method."
-            )
-        persons: dict[str, set[str]] = {}
-        for scan in self.scans:
-            persons.setdefault(groups.name_of(scan), set()).add(scan.person)
-        if min(map(len, persons.values())) < FEW:
-            lines.append(
-                f"a bootstrap over fewer than {FEW} persons gives intervals that are too narrow: "
-                "for such groups read them as the spread, not as a test."
-            )
-        if self.budget != FULL:
-            lines.append(f"a reduced budget: {dataclasses.asdict(self.budget)}.")
-        for name in sorted(self.only_core):
-            count = sum(scan.core for scan in self.scans)
-            lines.append(f"{name}: on the {count} core scans only, and not in the site audit.")
-        return lines
+    plan = make_plan(study, out, methods, only_core, budget, seed, jobs)
+    with stage("preprocessing and tissues"):
+        prepare_scans(plan)
+    with stage("tools for the measures"):
+        tools = fit_tools(plan.work, plan.budget.segmenter_steps)
+    measured: Measured = {}
+    results = Results()
+    for method in plan.methods:
+        with stage(f"{method.name}: fitting"):
+            fitted, found = fit_method(plan.work, method)
+        results += found
+        if fitted is None:
+            continue
+        with stage(f"{method.name}: harmonizing and measuring"):
+            scans, found = measure_method(plan, fitted, tools)
+        measured[method.name] = fitted, scans
+        results += found
+        write_rows(plan.out, results)
+    with stage("site audit"):
+        results += measure_sites(plan, measured)
+    table = write_rows(plan.out, results)
+    summary = summary_of(plan, tools, measured, results)
+    text = json.dumps(dataclasses.asdict(summary), indent=1)
+    write_atomically(plan.out / "summary.json", lambda to: to.write_text(text + "\n"))
+    with stage("report"):
+        figures = draw(plan.work, measured, plan.sources, table)
+        write_page(plan.out / "report.html", summary, figures)
+    return summary
 
 
-def measure_scan(
-    work: Workspace, method: Method, scan: Scan, tools: Tools, budget: Budget
-) -> list[Row] | Exception:
-    """All measures that one output allows; what went wrong, if anything did."""
-    about = (scan.scan, scan.person, method.name)
-    kept = work.memory.cache(measures, ignore=["case", "values", "tools"])
+def prepare_scans(plan: Plan) -> None:
+    """Preprocess all scans and label their tissues, several side by side."""
+    scans = [*plan.work.train, *plan.work.scans]
+    one = joblib.delayed(prepare_scan)
+    done = joblib.Parallel(plan.jobs, return_as="generator")(one(plan.work, scan) for scan in scans)
+    for number, _ in enumerate(done, 1):
+        advance(number, len(scans))
+
+
+def prepare_scan(work: Workspace, scan: Scan) -> None:
+    """Bring one scan's case and tissue labels into the store.
+
+    Whatever fails here fails again, and is listed, where the scan is used.
+    """
+    with suppress(Exception):
+        work.tissues(work.case(scan))
+
+
+def fit_method(work: Workspace, method: Method) -> tuple[Method | None, Results]:
+    """Fit a method to the target's training scans; None and the failure if it cannot be."""
     try:
-        case = work.case(scan)
-        applied = work.output(method, scan, case)
-        found = kept(
-            case,
-            applied.values,
-            work.given(method, case),
-            tools,
-            scan.core and budget.classical,
-            (work.output_key(method, scan), code(), scan.age, [one.age for one in work.train]),
-            dataclasses.asdict(budget),
-        )
+        return work.fitted(method), Results()
     except Exception as error:
-        return error
-    cost = {"seconds": applied.seconds, "memory": applied.megabytes}
-    rows = [Row("cost", "all", *about, cost)]
-    for part, values in found.items():
-        group = (scan.preset or "own") if part == "truth" else groups.name_of(scan)
-        rows.append(Row(part, group, *about, values))
-    return rows
+        return None, Results([], [failure_of("fitting", method.name, error)])
 
 
-def versions() -> str:
-    """Versions of what computed the numbers."""
-    packages = ("isochroma", "torch", "SimpleITK", "dipy", "monai", "scikit-learn")
-    return ", ".join(f"{name} {version(name)}" for name in packages)
+def measure_method(plan: Plan, method: Method, tools: Tools) -> tuple[list[Scan], Results]:
+    """Run a method on its scans and measure its outputs; return the scans it did not fail on."""
+    scans = plan.scans_of(method)
+    one = joblib.delayed(measure_scan)
+    found = joblib.Parallel(plan.jobs, return_as="generator")(
+        one(plan, method, scan, tools) for scan in scans
+    )
+    done, results = [], Results()
+    for number, (scan, each) in enumerate(zip(scans, found, strict=True), 1):
+        advance(number, len(scans))
+        results += each
+        if not each.failures:
+            done.append(scan)
+    if not done:
+        return done, results
+    return done, (
+        results
+        + measure_seeds(plan, method, done)
+        + measure_pairs(plan, method, done)
+        + measure_groups(plan, method, done, tools, results.rows)
+    )
+
+
+def write_rows(out: Path, results: Results) -> pd.DataFrame:
+    """Write results.csv, one row for each value, and return the table."""
+    table = table_of(results.rows)
+    write_atomically(out / "results.csv", lambda to: table.to_csv(to, index=False))
+    return table
+
+
+def summary_of(plan: Plan, tools: Tools, measured: Measured, results: Results) -> Summary:
+    """Summarise all rows and failures, and say how they came about."""
+    everything = (*plan.work.train, *plan.work.scans)
+    ours = next((name for name in measured if name.startswith("isochroma")), [*measured][-1])
+    return Summary(
+        study=str(plan.study),
+        scans=len(everything),
+        persons=len({scan.person for scan in everything}),
+        sites=len({scan.site for scan in everything}),
+        target=plan.site,
+        fitted=len(plan.work.train),
+        command=shlex.join(["isochroma", *sys.argv[1:]]),
+        versions=", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        notes=notes(plan, tools),
+        failures=results.failures,
+        methods={name: method.settings for name, (method, _) in measured.items()},
+        reference=REFERENCE,
+        ours=ours,
+        records=summarise(table_of(results.rows), REFERENCE, plan.budget.resamples),
+    )

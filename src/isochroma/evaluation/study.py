@@ -1,4 +1,4 @@
-"""The study: one row a scan, with what is known of it.
+"""The study: the list of scans to evaluate, with what is known of each.
 
 Columns of the TSV (or keys of the YAML list); only `path` and `site` must be there:
 
@@ -29,20 +29,30 @@ from typing import Any
 import numpy as np
 
 from isochroma.errors import InputError, about
-from isochroma.images.brain import brain_mask
+from isochroma.files import sha256
+from isochroma.images.brain import find_brain
 from isochroma.images.grid import Grid, resample, resample_mask
 from isochroma.images.io import load, stem
 from isochroma.images.masked import extend_outside
 from isochroma.images.preprocess import Prepared, PreprocessSettings, prepare
 
 SPLITS = ("train", "val", "test")
-WITH_LESIONS = " with lesions"  # ends the preset of a simulation with planted lesions
+WITH_LESIONS = " with lesions"  # the suffix of the preset of a simulation with planted lesions
 FILES = ("path", "mask", "tissues", "lesions", "truth")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One row of the study; empty strings and NaN where nothing is known."""
+    """One row of the study.
+
+    Attributes
+    ----------
+    path, site, scan, person, contrast, split, age, sex, preset, grid, core
+        The columns of the study file, see the module's docstring. Empty strings and NaN (`age`)
+        where nothing is known.
+    mask, tissues, lesions, truth : Path or None
+        Files that belong to the scan.
+    """
 
     path: Path
     site: str
@@ -60,19 +70,28 @@ class Scan:
     grid: str = ""
     core: bool = False
 
+    @property
+    def group(self) -> str:
+        """The group in the report: the site, and the simulated scanner or else the contrast."""
+        return f"{self.site}, {self.preset or self.contrast}"
+
 
 @dataclass(frozen=True)
 class Case:
-    """A scan as every method and every measure sees it.
+    """A scan as every method and every measure sees it, on one model grid.
 
-    scan
+    Attributes
+    ----------
+    scan : Scan
         The row of the study.
-    prepared
-        Image (model units) and mask on the model grid.
-    truth
-        (I, J, K) float32, model units, or None.
-    tissues, lesions
-        (I, J, K) uint8 labels and bool, or None.
+    prepared : Prepared
+        Image (model units) and brain mask.
+    truth : (I, J, K) ndarray of float32 or None
+        The same head as the target scanner shows it, model units.
+    tissues : (I, J, K) ndarray of uint8 or None
+        Labels of the study: 0 background, 1 CSF, 2 grey matter, 3 white matter.
+    lesions : (I, J, K) ndarray of bool or None
+        Lesion mask.
     """
 
     scan: Scan
@@ -84,6 +103,16 @@ class Case:
 
 def read_study(path: Path) -> list[Scan]:
     """Read a study file (.tsv, .yaml, .yml) or a BIDS folder.
+
+    Parameters
+    ----------
+    path : Path
+        The file or folder. Paths in it are relative to the folder that it lies in.
+
+    Returns
+    -------
+    scans : list of Scan
+        The rows in the order of the file.
 
     Raises
     ------
@@ -125,7 +154,27 @@ def read_study(path: Path) -> list[Scan]:
 
 
 def parse_row(row: dict[str, Any], folder: Path, where: str) -> Scan:
-    """One checked row; relative paths are taken from `folder`."""
+    """Check one row of a study.
+
+    Parameters
+    ----------
+    row : dict
+        Column to value; values may be missing, empty or "n/a".
+    folder : Path
+        The folder that relative paths start from.
+    where : str
+        The row's place, for messages.
+
+    Returns
+    -------
+    scan : Scan
+        The row with defaults filled in.
+
+    Raises
+    ------
+    InputError
+        If a column is unknown or missing, a file is not there, or a value is not allowed.
+    """
     known = {field.name for field in fields(Scan)}
     unknown = sorted(set(row) - known)
     if unknown:
@@ -159,9 +208,18 @@ def parse_row(row: dict[str, Any], folder: Path, where: str) -> Scan:
 
 
 def bids_rows(folder: Path) -> list[dict[str, Any]]:
-    """Rows of a BIDS folder: its anatomical scans, with what participants.tsv says of each person.
+    """List the anatomical scans of a BIDS folder with the columns of its participants.tsv.
 
-    The site is the participant's `site` (the folder's name if absent), the split its `split`.
+    Parameters
+    ----------
+    folder : Path
+        A BIDS dataset. Of participants.tsv the columns site, split, age and sex are used; the site
+        is the folder's name if there is none.
+
+    Returns
+    -------
+    rows : list of dict
+        One row for each scan, as in a study file.
     """
     from bids import BIDSLayout
 
@@ -188,20 +246,41 @@ def bids_rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def open_case(scan: Scan, settings: PreprocessSettings, content: str = "") -> Case:
+def contents(scan: Scan) -> str:
+    """Return a digest of all files of a row; it stands for the scan in the store's keys."""
+    files = [getattr(scan, name) for name in FILES]
+    return " ".join(sha256(path)[:16] if path else "-" for path in files)
+
+
+def open_case(scan: Scan, settings: PreprocessSettings) -> Case:
     """Load and preprocess one scan and all that is known of it, on one model grid.
 
-    `content` stands for the files' content where results are kept (see `workspace`).
+    Parameters
+    ----------
+    scan : Scan
+        The row of the study.
+    settings : PreprocessSettings
+        The preprocessing of the scan and of its truth.
+
+    Returns
+    -------
+    case : Case
+        Where there is a truth, the brain mask is where scan and truth both show the brain.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be used.
     """
     image = load(scan.path)
     given = load(scan.mask) if scan.mask else None
     with about(scan.path):
-        prepared = prepare(image, brain_mask(image, given)[0], settings)
+        prepared = prepare(image, find_brain(image, given).mask, settings)
     truth = None
     if scan.truth:
         other = load(scan.truth)
         with about(scan.truth):
-            known = prepare(other, brain_mask(other)[0], settings)
+            known = prepare(other, find_brain(other).mask, settings)
         truth = resample(extend_outside(known.image, known.mask), known.grid, prepared.grid)
         both = prepared.mask & resample_mask(known.mask, known.grid, prepared.grid)
         prepared = replace(prepared, image=np.where(both, prepared.image, 0), mask=both)
@@ -211,9 +290,22 @@ def open_case(scan: Scan, settings: PreprocessSettings, content: str = "") -> Ca
 
 
 def labels_on(path: Path | None, grid: Grid) -> np.ndarray | None:
-    """A label volume at the nearest voxels of another grid: (I, J, K) uint8."""
+    """Load a label volume and take the nearest voxels of another grid.
+
+    Parameters
+    ----------
+    path : Path or None
+        A volume of integers.
+    grid : Grid
+        The grid to sample.
+
+    Returns
+    -------
+    labels : (I, J, K) ndarray of uint8 or None
+        None if there is no file.
+    """
     if path is None:
         return None
-    image = load(path, constant=True)  # a mask without lesions is one
+    image = load(path, constant=True)  # the lesion mask of a scan without lesions is constant
     values = np.asarray(image.dataobj, dtype=np.float32)
     return resample(values, Grid.of(image), grid, order=0).astype(np.uint8)

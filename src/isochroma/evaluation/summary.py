@@ -1,4 +1,4 @@
-"""From one row a scan, method and measure to means with intervals and paired differences.
+"""Means with intervals and paired differences, from the rows of results.csv.
 
 The unit that is resampled is the person: scans of one person are averaged first, since they are
 not independent.
@@ -7,62 +7,67 @@ not independent.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from isochroma.evaluation.measures import find
+from isochroma.evaluation.methods import HistogramMatching
+from isochroma.evaluation.results import Failure
 
-class Measure(NamedTuple):
-    """What a column of the report says: title, unit, and which way is better (+1 up, -1 down, 0
-    neither).
+REFERENCE = HistogramMatching.name
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The outcome of an evaluation, as summary.json has it.
+
+    Attributes
+    ----------
+    study : str
+        The study file or folder.
+    scans, persons, sites : int
+        How many.
+    target : str
+        The target site.
+    fitted : int
+        Training scans of the target.
+    command, versions, date : str
+        How, with what, and when it was computed.
+    notes : list of str
+        What to beware of.
+    failures : list of Failure
+        What failed and was left out.
+    methods : dict of str to dict
+        Settings by the methods' names.
+    reference, ours : str
+        The method that all are compared with, and the one whose losses are listed.
+    records : list of dict
+        See `summarise`.
     """
 
-    title: str
-    unit: str
-    better: int
-
-
-MEASURES: dict[tuple[str, str], Measure] = {
-    ("truth", "psnr"): Measure("PSNR against the truth", "dB", 1),
-    ("truth", "ssim"): Measure("SSIM against the truth", "", 1),
-    ("truth", "ncc"): Measure("Correlation with the truth", "", 1),
-    ("pairs", "ssim"): Measure("SSIM of two scans of one person", "", 1),
-    ("pairs", "ncc"): Measure("Correlation of two scans of one person", "", 1),
-    ("closeness", "wasserstein"): Measure("Wasserstein distance, brain", "model units", -1),
-    ("closeness", "wasserstein CSF"): Measure("Wasserstein distance, CSF", "model units", -1),
-    ("closeness", "wasserstein grey matter"): Measure(
-        "Wasserstein distance, grey matter", "model units", -1
-    ),
-    ("closeness", "wasserstein white matter"): Measure(
-        "Wasserstein distance, white matter", "model units", -1
-    ),
-    ("closeness", "contrast"): Measure("Grey/white contrast, distance to the target's", "", -1),
-    ("closeness", "frechet"): Measure("Frechet distance of features", "", -1),
-    ("closeness", "change"): Measure("RMS change of the image", "model units", 0),
-    ("anatomy", "edges kept"): Measure("Source edges found in the output", "share", 1),
-    ("anatomy", "edges invented"): Measure("Output edges not in the source", "share", -1),
-    ("anatomy", "local ncc"): Measure("Local correlation with the source, magnitude", "", 1),
-    ("anatomy", "lesion contrast"): Measure("Lesion contrast kept", "share", 1),
-    ("anatomy", "lesion recall"): Measure("Lesions that keep half of their contrast", "share", 1),
-    ("segmentation", "dice CSF"): Measure("Dice, CSF, network", "", 1),
-    ("segmentation", "dice grey matter"): Measure("Dice, grey matter, network", "", 1),
-    ("segmentation", "dice white matter"): Measure("Dice, white matter, network", "", 1),
-    ("segmentation", "dice mean"): Measure("Dice, mean, network", "", 1),
-    ("segmentation", "dice mean, classical"): Measure("Dice, mean, classical", "", 1),
-    ("age", "absolute error"): Measure("Age, absolute error", "years", -1),
-    ("age", "error"): Measure("Age, error", "years", 0),
-    ("age", "r2"): Measure("Age, R²", "", 1),
-    ("cost", "seconds"): Measure("Time a scan", "s", -1),
-    ("cost", "memory"): Measure("Peak memory", "MB", -1),
-    ("cost", "seed sd"): Measure("Standard deviation over seeds", "model units", -1),
-}
+    study: str
+    scans: int
+    persons: int
+    sites: int
+    target: str
+    fitted: int
+    command: str
+    versions: str
+    date: str
+    notes: list[str]
+    failures: list[Failure]
+    methods: dict[str, dict[str, Any]]
+    reference: str
+    ours: str
+    records: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over persons, its 95 % bootstrap interval, and the scans and persons behind it."""
+    """A mean over persons, its 95 % bootstrap interval, and the scans and persons behind it."""
 
     mean: float
     low: float
@@ -72,7 +77,22 @@ class Estimate:
 
 
 def estimate(values: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """Mean and percentile interval of the column `value`, resampling the column `person`."""
+    """Return the mean of the persons' means and its percentile interval over persons.
+
+    Parameters
+    ----------
+    values : DataFrame
+        Columns person and value.
+    resamples : int
+        Bootstrap samples.
+    seed : int
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    estimate : Estimate
+        With an interval of NaN for one person.
+    """
     persons = values.groupby("person")["value"].mean().to_numpy()
     low = high = float("nan")
     if len(persons) > 1:
@@ -84,26 +104,32 @@ def estimate(values: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> Esti
 
 
 def summarise(
-    rows: pd.DataFrame, reference: str = "histogram matching", resamples: int = 2000
+    rows: pd.DataFrame, reference: str = REFERENCE, resamples: int = 2000
 ) -> list[dict[str, Any]]:
-    """One record for each part, group, measure and method.
+    """Summarise the rows by part, group, measure and method.
 
     Parameters
     ----------
-    rows
-        Columns part, group, scan, person, method, measure, value; low, high for values that already
-        describe a whole group, whose interval is taken as it is; scans, how many a value is from.
-    reference
+    rows : DataFrame
+        The table of results.csv. Values with an interval (low, high) already describe a whole
+        group; their interval is taken as it is. Measures that are not shown are left out.
+    reference : str
         Method that the others are compared with, scan by scan. The difference is method minus
         reference over the scans that both have.
+    resamples : int
+        Bootstrap samples.
 
     Returns
     -------
-    Records with mean, low, high, scans, persons; difference, difference_low, difference_high,
-    difference_scans (None where there is no interval or no reference).
+    records : list of dict
+        Part, group, measure, method; mean, low, high, scans, persons; and, beside the reference,
+        difference, difference_low, difference_high, difference_scans. None for NaN.
     """
     records = []
     for keys, of_measure in rows.groupby(["part", "group", "measure"], sort=False):
+        part, _, name = keys
+        if not find(part, name).shown:
+            continue
         known = of_measure[of_measure["method"] == reference].set_index("scan")["value"]
         for method, values in of_measure.groupby("method", sort=False):
             record: dict[str, Any] = dict(zip(("part", "group", "measure"), keys, strict=True))

@@ -1,186 +1,198 @@
-"""The study's scans and the methods' outputs, each computed once and kept by its content."""
+"""The scans of a study and the methods' outputs, each computed once and kept in the store."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 
-from isochroma.evaluation.measures import anatomy
-from isochroma.evaluation.measuring import (
-    Applied,
-    Given,
-    apply,
-    code,
-    content,
-    edges_of,
-    fit,
-    labels_of,
-    spread,
-)
-from isochroma.evaluation.methods.registry import Method
-from isochroma.evaluation.study import WITH_LESIONS, Case, Scan, open_case
+from isochroma.errors import InputError
+from isochroma.evaluation.methods import Method
+from isochroma.evaluation.store import Store
+from isochroma.evaluation.study import WITH_LESIONS, Case, Scan, contents, open_case
+from isochroma.evaluation.tissues import classify
 from isochroma.images.grid import resample
-from isochroma.images.masked import extend_outside
+from isochroma.images.masked import scatter
 from isochroma.images.preprocess import Prepared, PreprocessSettings
+from isochroma.memory import PeakMemory
+from isochroma.method.edges import EdgeSettings, detect_edges
+
+PREPROCESS, EDGES = PreprocessSettings(), EdgeSettings()
+VERSION = 1  # raise it where cases, tissue labels or edges come out differently
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a method makes of one scan, and its cost.
+
+    Attributes
+    ----------
+    values : (V,) ndarray of float32
+        In-mask values, clipped to [-1, 1] as all prepared scans are.
+    seconds : float
+        Wall-clock time.
+    megabytes : float
+        Peak resident memory above what the process held before.
+    """
+
+    values: np.ndarray
+    seconds: float
+    megabytes: float
+
+
+def apply(method: Method, prepared: Prepared, seed: int) -> Output:
+    """Run a fitted method on one scan and measure time and memory.
+
+    Raises
+    ------
+    InputError
+        If the method gives values that are not finite.
+    """
+    with PeakMemory() as memory:
+        before = memory.lap()
+        start = time.perf_counter()
+        volume = method.apply(prepared, seed)
+        seconds = time.perf_counter() - start
+        used = memory.lap() - before
+    values = np.clip(volume[prepared.mask], -1, 1).astype(np.float32)
+    if not np.isfinite(values).all():
+        msg = f"{method.name} gave values that are not finite."
+        raise InputError(msg)
+    return Output(values, round(seconds, 3), round(used, 1))
+
+
+def fit(method: Method, target: Sequence[Prepared]) -> Method:
+    """Fit a method to the target's training scans and return it."""
+    method.fit(target)
+    return method
 
 
 class Workspace:
-    """Cases and outputs of one study, cached in a folder.
+    """Cases, tissue labels and outputs of one study.
 
     Parameters
     ----------
-    train, scans
-        The target's training scans, and all scans that are evaluated.
-    folder
-        Of the cache (joblib): what is there is not computed again, in this run or the next.
-    seed
-        Of the methods, unless another is asked for.
+    train : sequence of Scan
+        The target's training scans.
+    scans : sequence of Scan
+        All scans that are evaluated.
+    folder : Path
+        Folder of the store.
+    seed : int
+        Seed of the methods, unless another one is asked for.
     """
 
     def __init__(
         self, train: Sequence[Scan], scans: Sequence[Scan], folder: Path, seed: int
     ) -> None:
-        self.train, self.scans, self.seed = train, scans, seed
-        self.memory = joblib.Memory(folder, verbose=0, compress=1)
-        self.content = {scan.scan: content(scan) for scan in (*train, *scans)}
+        self.train, self.scans, self.seed = tuple(train), tuple(scans), seed
+        self.store = Store(folder)
+        self._settings = [VERSION, dataclasses.asdict(PREPROCESS), dataclasses.asdict(EDGES)]
+        self._contents = {scan.scan: contents(scan) for scan in (*train, *scans)}
         self.target = TargetScans(self)
+        self.target_key = [self._settings, *(self._contents[scan.scan] for scan in train)]
 
-    def prepare(self, jobs: int) -> Iterator[None]:
-        """Preprocess all scans and label their tissues in `jobs` processes; yields after each scan.
-
-        A scan that fails is left to whoever asks for it.
-        """
-        one = joblib.delayed(self.prepare_scan)
-        scans = [*self.train, *self.scans]
-        yield from joblib.Parallel(jobs, return_as="generator")(one(scan) for scan in scans)
-
-    def prepare_scan(self, scan: Scan) -> None:
-        """Bring one scan's case and tissues into the cache."""
-        with suppress(Exception):
-            self.tissues(self.case(scan))
+    def case_key(self, scan: Scan) -> list[Any]:
+        """Return what determines a case, its tissue labels and its edges."""
+        return [self._settings, self._contents[scan.scan]]
 
     def case(self, scan: Scan) -> Case:
-        """The scan, preprocessed."""
-        opened = self.memory.cache(open_case, ignore=["scan"])
-        case = opened(scan, PreprocessSettings(), self.content[scan.scan])
+        """Return the scan, preprocessed, with all that is known of it."""
+        case = self.store.get(("case", *self.case_key(scan)), lambda: open_case(scan, PREPROCESS))
         return dataclasses.replace(case, scan=scan)
 
-    def classes(self, scan: Scan) -> np.ndarray:
-        """Tissue labels by the classical segmenter, of the scan itself."""
-        prepared = self.case(scan).prepared
-        return self.labels(prepared.image, prepared.mask)
+    def edges(self, case: Case) -> np.ndarray:
+        """Return the edges of the scan itself: (I, J, K) bool."""
+        return self.store.get(
+            ("edges", *self.case_key(case.scan)),
+            lambda: detect_edges(case.prepared, EDGES),
+        )
 
-    def labels(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Tissue labels by the classical segmenter."""
-        return self.memory.cache(labels_of)(image, mask)
+    def brightness_labels(self, scan: Scan) -> np.ndarray:
+        """Return the classical segmenter's tissue labels of a T1w scan: (I, J, K) uint8."""
+
+        def make() -> np.ndarray:
+            prepared = self.case(scan).prepared
+            return classify(prepared.image, prepared.mask)[0]
+
+        return self.store.get(("labels", "scan", *self.case_key(scan)), make)
 
     def tissues(self, case: Case) -> np.ndarray | None:
-        """Tissue labels for measures: given ones, else the classical segmenter's on the truth, on
-        the scan if it is T1w, or on the co-registered T1w scan. Never on an output.
+        """Return the tissue labels (I, J, K) that measures use; they are never made from an output.
+
+        The study's labels. Without them the classical segmenter's on the truth, on the scan if it
+        is T1w, or on the co-registered T1w scan. None if there is none of these.
         """
-        scan = case.scan
+        scan, mask, truth = case.scan, case.prepared.mask, case.truth
         if case.tissues is not None:
-            return case.tissues * case.prepared.mask
-        if case.truth is not None:
-            return self.labels(case.truth, case.prepared.mask)
+            return case.tissues * mask
+        if truth is not None:
+            key = ("labels", "truth", *self.case_key(scan))
+            return self.store.get(key, lambda: classify(truth, mask)[0])
         if scan.contrast == "T1w":
-            return self.classes(scan)
+            return self.brightness_labels(scan)
         partner = self.partner(scan)
         if partner is None:
             return None
         grid = self.case(partner).prepared.grid
-        found = resample(self.classes(partner), grid, case.prepared.grid, order=0)
-        return found * case.prepared.mask
+        return resample(self.brightness_labels(partner), grid, case.prepared.grid, order=0) * mask
 
     def partner(self, scan: Scan) -> Scan | None:
-        """The co-registered T1w scan of the same person."""
+        """Return the co-registered T1w scan of the same person, if there is one."""
         if not scan.grid:
             return None
-        found = [s for s in self.scans if s.grid == scan.grid and s.contrast == "T1w"]
-        return found[0] if found else None
+        found = (s for s in self.scans if s.grid == scan.grid and s.contrast == "T1w")
+        return next(found, None)
 
-    def key(self, method: Method) -> str:
-        """Stands for a method fitted to these target scans, by this code."""
-        fitted = [self.content[scan.scan] for scan in self.train]
-        return json.dumps(
-            [method.name, method.settings, fitted, code(type(method))], sort_keys=True
-        )
+    def twin(self, scan: Scan) -> Scan | None:
+        """Return the same simulation without the planted lesions, if there is one."""
+        preset = scan.preset.removesuffix(WITH_LESIONS)
+        if preset == scan.preset:
+            return None
+        same = (scan.site, preset, scan.person)
+        return next((s for s in self.scans if (s.site, s.preset, s.person) == same), None)
 
-    def output_key(self, method: Method, scan: Scan) -> str:
-        """Stands for what the method makes of a scan."""
-        return f"{self.key(method)} {self.content[scan.scan]} {self.seed}"
+    def method_key(self, method: Method) -> list[Any]:
+        """Return what determines a fitted method: settings, version and training scans."""
+        return [method.name, method.settings, method.version, self.target_key]
+
+    def output_key(self, method: Method, scan: Scan, seed: int | None = None) -> list[Any]:
+        """Return what determines a method's output for a scan."""
+        seed = self.seed if seed is None else seed
+        return [*self.method_key(method), *self.case_key(scan), seed]
 
     def fitted(self, method: Method) -> Method:
-        """The method, fitted to the target's training scans."""
-        return self.memory.cache(fit, ignore=["method", "target"])(
-            method, self.target, self.key(method)
-        )
+        """Return the method, fitted to the target's training scans."""
+        key = ("fitted", *self.method_key(method))
+        return self.store.get(key, lambda: fit(method, self.target))
 
-    def output(self, method: Method, scan: Scan, case: Case, seed: int | None = None) -> Applied:
-        """What the method makes of the scan, with its cost."""
-        return self.memory.cache(apply, ignore=["method", "prepared"])(
-            method,
-            case.prepared,
-            self.seed if seed is None else seed,
-            self.key(method),
-            self.content[scan.scan],
-        )
+    def output(self, method: Method, scan: Scan, seed: int | None = None) -> Output:
+        """Return what a fitted method makes of the scan, with its cost."""
+        key = ("output", *self.output_key(method, scan, seed))
+        seed = self.seed if seed is None else seed
+        return self.store.get(key, lambda: apply(method, self.case(scan).prepared, seed))
 
-    def volume(self, method: Method, scan: Scan) -> tuple[np.ndarray, Case]:
-        """The output as a volume, and its case."""
-        case = self.case(scan)
-        return spread(self.output(method, scan, case).values, case.prepared.mask), case
-
-    def given(self, method: Method, case: Case) -> Given:
-        """Tissues and lesions of a case, and what shows the lesions as they are: the truth, or the
-        T1w scan on the same grid.
-        """
-        tissues, scan = self.tissues(case), case.scan
-        edges = self.memory.cache(edges_of)(case.prepared.image, case.prepared.mask)
-        if case.lesions is None or not case.lesions.any():
-            return Given(edges, tissues)
-        lesions = anatomy.label_lesions(case.lesions)
-        if case.truth is not None:
-            return Given(edges, tissues, lesions, case.truth, self.healthy(method, case))
-        partner = scan if scan.contrast == "T1w" else self.partner(scan)
-        if partner is None:
-            return Given(edges, tissues)
-        other = self.case(partner).prepared
-        shown = resample(extend_outside(other.image, other.mask), other.grid, case.prepared.grid)
-        return Given(edges, tissues, lesions, shown)
-
-    def healthy(self, method: Method, case: Case) -> tuple[np.ndarray, np.ndarray] | None:
-        """Output and truth of the simulation that differs in the planted lesions alone."""
-        scan = case.scan
-        preset = scan.preset.removesuffix(WITH_LESIONS)
-        for other in self.scans:
-            known = (other.person, other.site, other.preset) == (scan.person, scan.site, preset)
-            if known and preset != scan.preset:
-                output, twin = self.volume(method, other)
-                same_grid = twin.prepared.grid.same_as(case.prepared.grid)
-                return (output, twin.truth) if same_grid and twin.truth is not None else None
-        return None
+    def volume(self, method: Method, case: Case) -> np.ndarray:
+        """Return what a fitted method makes of the scan as a volume (I, J, K) float32."""
+        return scatter(self.output(method, case.scan).values, case.prepared.mask)
 
 
 class TargetScans(Sequence[Prepared]):
-    """The target's training scans, each read from the cache when it is asked for."""
+    """The target's training scans, each read from the store when it is asked for."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
+    def __init__(self, work: Workspace) -> None:
+        self._work = work
 
     def __len__(self) -> int:
-        """How many."""
-        return len(self.workspace.train)
+        return len(self._work.train)
 
     def __getitem__(self, index: Any) -> Any:
-        """One, or a list for a slice."""
+        scans = self._work.train[index]
         if isinstance(index, slice):
-            return [self.workspace.case(scan).prepared for scan in self.workspace.train[index]]
-        return self.workspace.case(self.workspace.train[index]).prepared
+            return [self._work.case(scan).prepared for scan in scans]
+        return self._work.case(scans).prepared

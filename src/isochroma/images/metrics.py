@@ -21,7 +21,7 @@ def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray, data_range: float) -> f
     Returns
     -------
     psnr : float
-        dB; infinite for equal volumes.
+        In dB; infinite for equal volumes.
     """
     error = np.mean(np.square(a[mask].astype(np.float64) - b[mask]))
     return float(10 * np.log10(data_range**2 / error)) if error > 0 else float("inf")

@@ -47,7 +47,7 @@ def interpolate(noise: Tensor, image: Tensor, t: Tensor) -> Tensor:
     Returns
     -------
     state : (B, 1, I, J, K) Tensor
-        x_t.
+        The state x_t.
     """
     t = t.view(-1, *[1] * (image.ndim - 1))
     return (1 - t) * noise + t * image
@@ -86,10 +86,12 @@ def loss(
     ----------
     network : torch.nn.Module
         Called as ``network(x_t, t, condition)``.
-    image, mask, noise : (B, 1, I, J, K) Tensor
+    image, mask : (B, 1, I, J, K) Tensor
         Image in model units, 0 outside the mask; mask of 0 and 1.
     condition : (B, C, I, J, K) Tensor
         Edges and coordinates.
+    noise : (B, 1, I, J, K) Tensor
+        The other end of the path.
     t : (B,) Tensor
         Times in [0, 1].
     weight : (B,) Tensor, optional

@@ -335,7 +335,7 @@ def precondition(t: Tensor, data_std: float) -> tuple[Tensor, Tensor, Tensor]:
     t : (B,) Tensor
         Times in [0, 1].
     data_std : float
-        s, the standard deviation of the images.
+        S, the standard deviation of the images.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The network by OpenVINO: the same weights, faster on a CPU, checked against torch before use."""
+"""Run the network by OpenVINO: faster on a CPU, checked against torch before use."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}  # root mean square difference o
 
 
 class OpenVinoNetwork:
-    """A compiled `VelocityNetwork` for volumes of any size.
+    """Run a compiled `VelocityNetwork` on volumes of any size.
 
     Parameters
     ----------
-    network
+    network : VelocityNetwork
         On the CPU.
-    precision
+    precision : str
         "float32" or "bfloat16".
 
     Raises
@@ -49,25 +49,25 @@ class OpenVinoNetwork:
             msg = f"OpenVINO cannot run the network ({str(failure).splitlines()[0]}). Use torch."
             raise InputError(msg) from failure
         if not error < TOLERANCE[precision]:
-            msg = f"OpenVINO's result differs from torch's by {error:.2g}. Use --runtime torch."
+            msg = f"OpenVINO's result differs from torch's by {error:.2g}. Use torch."
             raise InputError(msg)
 
     @staticmethod
     def example(edge: int) -> tuple[Tensor, Tensor, Tensor]:
-        """State, time and condition of a random cube."""
+        """Draw state, time and condition of a random cube."""
         generator = torch.Generator().manual_seed(edge)
         cube = torch.randn(1, IN_CHANNELS, edge, edge, edge, generator=generator)
         return cube[:, :1], torch.full((1,), 0.5), cube[:, 1:]
 
     def difference(self, network: VelocityNetwork, edge: int) -> float:
-        """Root mean square difference to torch on a random cube, over torch's deviation."""
+        """Compare with torch on a random cube: RMS difference over torch's standard deviation."""
         inputs = self.example(edge)
         with torch.inference_mode():
             expected = network(*inputs)
         return float((self.forward(*inputs) - expected).square().mean().sqrt() / expected.std())
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """As `VelocityNetwork.forward`."""
+        """Compute the velocity, as `VelocityNetwork.forward`."""
         arrays = tuple(each.numpy(force=True) for each in (x, t, condition))
         return torch.from_numpy(self.compiled(arrays)[0])
 
@@ -75,7 +75,21 @@ class OpenVinoNetwork:
 def choose_network(
     network: VelocityNetwork, runtime: str, precision: str
 ) -> VelocityNetwork | OpenVinoNetwork:
-    """The network by the runtime asked for; by torch, with a warning, if that fails."""
+    """Choose what runs the network; torch, with a warning, if the runtime asked for fails.
+
+    Parameters
+    ----------
+    network : VelocityNetwork
+        On its device.
+    runtime : str
+        Name in `RUNTIMES`.
+    precision : str
+        "float32" or "bfloat16".
+
+    Returns
+    -------
+    network : VelocityNetwork or OpenVinoNetwork
+    """
     if runtime == "torch":
         return network
     try:

@@ -1,4 +1,4 @@
-"""Is the anatomy, and above all a lesion, still there in the output?
+"""Measure whether the anatomy, and above all a lesion, is still there in the output.
 
 Every measure compares with a reference on the same grid: the source where nothing else is known,
 the truth where there is one. A method that does nothing keeps everything; read with `closeness`.
@@ -7,73 +7,121 @@ the truth where there is one. A method that does nothing keeps everything; read 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
 from isochroma.errors import InputError
-from isochroma.evaluation.tissues import GREY, NAMES, WHITE
+from isochroma.evaluation.measures.registry import Part
+from isochroma.evaluation.measures.sample import Lesions, Sample, needed
+from isochroma.evaluation.phantoms.lesions import SHELL_GAP, SHELL_WIDTH
+from isochroma.evaluation.tissues import GREY, WHITE
 from isochroma.method.edges import CONNECT_26
 
-SHELL_GAP, SHELL_WIDTH = 1, 2  # voxels of white matter around a lesion: left out, taken
-SHELL_LEAST = 10  # voxels
+WINDOW = 9  # voxels, of the local correlation
+SHELL_LEAST = 10  # voxels of white matter around a lesion
 SEEN = 0.1  # a lesion must show this much in the reference to be missed in the output
 KEPT = 0.5
+LESIONS = ("tissues", "lesions")
+
+part = Part("anatomy", "Anatomy kept", "Agreement with the source itself, and lesions.")
 
 
-@dataclass(frozen=True)
-class EdgeAgreement:
-    """Shares in [0, 1]; higher is better. A mirrored head's edges reach 0.6 by chance
-    (docs/experiments.md).
+@part.measure("edges kept", "Source edges found in the output", unit="share", better=1)
+def edges_kept(sample: Sample) -> float:
+    """Return the share of the source's edge voxels within 1 voxel of an edge of the output.
 
-    kept
-        Of the source's edge voxels, those that lie within 1 voxel of an edge of the output.
-    supported
-        Of the output's edge voxels, those within 1 voxel of an edge of the source: what is missing
-        to 1 was invented.
+    The edges are Canny's, as the models take them. A mirrored head's reach 0.6 by chance.
     """
-
-    kept: float
-    supported: float
+    return share_near(sample.edges, sample.output_edges, sample.mask)
 
 
-def edge_agreement(output: np.ndarray, source: np.ndarray, mask: np.ndarray) -> EdgeAgreement:
-    """Agreement of the edges of output and source within 1 voxel (faces), both ways.
+@part.measure("edges invented", "Output edges not in the source", unit="share", better=-1)
+def edges_invented(sample: Sample) -> float:
+    """Return the share of the output's edge voxels farther than 1 voxel from any of the source."""
+    return 1 - share_near(sample.output_edges, sample.edges, sample.mask)
 
-    Parameters
-    ----------
-    output, source
-        (I, J, K) bool edge maps (`edges.canny`).
-    mask
-        (I, J, K) bool.
+
+@part.measure(
+    "local ncc",
+    "Local correlation with the source, magnitude",
+    better=1,
+    source="cf. Cachier and Pennec 2000, doi:10.1109/MMBIA.2000.852376",
+)
+def local_correlation(sample: Sample) -> float:
+    """Return the mean magnitude of the correlation with the source in windows of 9 voxels."""
+    return local_ncc(sample.output, sample.source, sample.mask)
+
+
+@part.measure("lesion contrast", "Lesion contrast kept", unit="share", better=1, needs=LESIONS)
+def lesion_contrast(sample: Sample) -> float:
+    """Return the median over the lesions of the contrast that the output has kept.
+
+    1 is kept exactly, 0 gone, above 1 exaggerated, below 0 inverted. The contrast is relative to
+    the lesion in the truth or the T1w scan; in a raw T2w or FLAIR scan, whose contrast is another,
+    a difference is no loss.
     """
-    return EdgeAgreement(share_near(source, output, mask), share_near(output, source, mask))
+    kept = contrast_kept(sample.output, needed(sample.lesions), needed(sample.tissues))
+    return float(np.nanmedian(kept)) if np.isfinite(kept).any() else float("nan")
+
+
+@part.measure(
+    "lesion recall",
+    "Lesions that keep half of their contrast",
+    unit="share",
+    better=1,
+    needs=LESIONS,
+)
+def lesion_recall(sample: Sample) -> float:
+    """Return the share of the lesions that keep half of their contrast or more."""
+    return recall(contrast_kept(sample.output, needed(sample.lesions), needed(sample.tissues)))
 
 
 def share_near(edges: np.ndarray, others: np.ndarray, where: np.ndarray) -> float:
-    """Share of the edge voxels in `where` that are or touch (by a face) one of the others."""
+    """Return the share of the edge voxels that are, or touch by a face, one of the others.
+
+    Parameters
+    ----------
+    edges, others : (I, J, K) ndarray of bool
+        Two edge maps.
+    where : (I, J, K) ndarray of bool
+        The edge voxels outside it are not counted.
+
+    Returns
+    -------
+    share : float
+        0 to 1; NaN if no edge voxel is counted.
+    """
     asked = edges & where
     return float(ndimage.binary_dilation(others)[asked].mean()) if asked.any() else float("nan")
 
 
-def local_ncc(output: np.ndarray, source: np.ndarray, mask: np.ndarray, size: int = 9) -> float:
-    """Mean magnitude of the correlation in windows around every voxel of the mask, in [0, 1].
-    Higher is better.
+def local_ncc(
+    output: np.ndarray, source: np.ndarray, mask: np.ndarray, size: int = WINDOW
+) -> float:
+    """Return the mean magnitude of the correlation in windows around every voxel of the mask.
 
-    The magnitude, since a boundary that is inverted (T2w to T1w) is kept (cf. Cachier and Pennec
-    2000, doi:10.1109/MMBIA.2000.852376, for the windowed correlation). It is not 0 by chance: a
+    The magnitude, since a boundary that is inverted (T2w to T1w) is kept. It is not 0 by chance: a
     window has few independent voxels. Voxels outside the mask are left out of every window, windows
     without any contrast in the source are not counted, and such in the output alone count 0.
 
     Parameters
     ----------
-    output, source
-        (I, J, K).
-    mask
-        (I, J, K) bool.
-    size
+    output, source : (I, J, K) ndarray
+        Two volumes of any unit.
+    mask : (I, J, K) ndarray of bool
+        Brain mask.
+    size : int
         Edge of the windows, voxels.
+
+    Returns
+    -------
+    correlation : float
+        0 to 1; NaN if the source has no contrast anywhere.
+
+    References
+    ----------
+    Cachier and Pennec 2000, doi:10.1109/MMBIA.2000.852376, for the windowed correlation.
     """
     share = np.maximum(ndimage.uniform_filter(mask.astype(np.float64), size)[mask], 1e-6)
 
@@ -91,26 +139,8 @@ def local_ncc(output: np.ndarray, source: np.ndarray, mask: np.ndarray, size: in
     return float(np.mean(np.minimum(np.abs(covariance[textured]) / np.sqrt(both), 1)))
 
 
-def tissue_volumes(labels: np.ndarray, spacing_mm: float = 1.0) -> dict[str, float]:
-    """Volume of each tissue, ml, from labels (I, J, K) as in `isochroma.tissues`."""
-    return {
-        name: float((labels == label).sum()) * spacing_mm**3 / 1000 for label, name in NAMES.items()
-    }
-
-
-def label_lesions(mask: np.ndarray, least_mm3: float = 10, spacing_mm: float = 1.0) -> np.ndarray:
-    """26-connected lesions of a lesion mask (I, J, K), numbered from 1, without those that are
-    smaller than `least_mm3`: (I, J, K) int32.
-    """
-    labels, _ = ndimage.label(mask, structure=CONNECT_26)
-    large = np.bincount(labels.ravel()) * spacing_mm**3 >= least_mm3
-    large[0] = False
-    numbers = np.where(large, np.cumsum(large), 0)
-    return numbers[labels].astype(np.int32)
-
-
 def lesion_contrasts(volume: np.ndarray, labels: np.ndarray, tissues: np.ndarray) -> np.ndarray:
-    """How much each lesion stands out from the white matter around it: (L,).
+    """Measure how much each lesion stands out from the white matter around it.
 
     Mean of a shell of white matter (2nd and 3rd voxel from it, other lesions left out) minus the
     mean of the lesion, over the volume's own difference of white and grey matter. 1 is grey matter
@@ -119,12 +149,22 @@ def lesion_contrasts(volume: np.ndarray, labels: np.ndarray, tissues: np.ndarray
 
     Parameters
     ----------
-    volume
-        (I, J, K), any unit.
-    labels
-        (I, J, K) lesions numbered from 1.
-    tissues
-        (I, J, K) labels as in `isochroma.tissues`: one set for all the volumes that are compared.
+    volume : (I, J, K) ndarray
+        Any unit.
+    labels : (I, J, K) ndarray of int
+        Lesions numbered from 1 without gaps.
+    tissues : (I, J, K) ndarray of uint8
+        Tissue labels, one set for all the volumes that are compared.
+
+    Returns
+    -------
+    contrasts : (L,) ndarray of float64
+        One for each lesion, NaN where there is too little white matter around it.
+
+    Raises
+    ------
+    InputError
+        If the numbers of the lesions have a gap.
     """
     healthy = labels == 0
     white = healthy & (tissues == WHITE)
@@ -140,7 +180,7 @@ def lesion_contrasts(volume: np.ndarray, labels: np.ndarray, tissues: np.ndarray
 
 
 def lesion_boxes(labels: np.ndarray) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
-    """Each lesion's box with room for its shell, and the lesion in it."""
+    """Yield each lesion's box with room for its shell, and the lesion's mask in it."""
     margin = SHELL_GAP + SHELL_WIDTH
     for number, box in enumerate(ndimage.find_objects(labels), 1):
         if box is None:
@@ -150,41 +190,35 @@ def lesion_boxes(labels: np.ndarray) -> Iterator[tuple[tuple[slice, ...], np.nda
         yield wide, labels[wide] == number
 
 
-def contrast_kept(
-    output: np.ndarray,
-    reference: np.ndarray,
-    labels: np.ndarray,
-    tissues: np.ndarray,
-    healthy: tuple[np.ndarray, np.ndarray] | None = None,
-) -> np.ndarray:
-    """Each lesion's contrast in the output over that in the reference: (L,). Higher is better; 1 is
-    kept exactly, 0 gone, above 1 exaggerated, below 0 inverted.
+def contrast_kept(output: np.ndarray, lesions: Lesions, tissues: np.ndarray) -> np.ndarray:
+    """Divide each lesion's contrast in the output by that in the reference.
 
     Parameters
     ----------
-    output, reference
-        (I, J, K). The reference is the truth with the same lesions if they were planted, and the
-        T1w source for lesions of a patient.
-    labels, tissues
+    output : (I, J, K) ndarray
+        Any unit.
+    lesions : Lesions
+        Where there is the same head without the lesions, what stands out there already, such as a
+        vessel or a gradient, is subtracted.
+    tissues : (I, J, K) ndarray of uint8
         As in `lesion_contrasts`.
-    healthy
-        For planted lesions: output and reference of the same head without them. What stands out
-        there already, such as a vessel or a gradient, is then subtracted.
 
-    Notes
-    -----
-    Lesions that show less than a tenth of the white/grey contrast in the reference are NaN.
+    Returns
+    -------
+    kept : (L,) ndarray
+        One for each lesion: 1 is kept exactly, 0 gone, above 1 exaggerated, below 0 inverted. NaN
+        for lesions with less than a tenth of the white/grey contrast in the reference.
     """
-    after, before = (lesion_contrasts(volume, labels, tissues) for volume in (output, reference))
-    if healthy is not None:
-        after -= lesion_contrasts(healthy[0], labels, tissues)
-        before -= lesion_contrasts(healthy[1], labels, tissues)
+    labels = lesions.labels
+    after = lesion_contrasts(output, labels, tissues)
+    before = lesion_contrasts(lesions.reference, labels, tissues)
+    if lesions.healthy is not None:
+        after -= lesion_contrasts(lesions.healthy[0], labels, tissues)
+        before -= lesion_contrasts(lesions.healthy[1], labels, tissues)
     return np.divide(after, before, out=np.full(len(before), np.nan), where=np.abs(before) >= SEEN)
 
 
 def recall(kept: np.ndarray) -> float:
-    """Share of the lesions that keep half of their contrast or more, in [0, 1]; NaN ones are not
-    counted. Higher is better.
-    """
+    """Return the share of the lesions that keep half of their contrast or more; NaN if none."""
     counted = kept[np.isfinite(kept)]
     return float(np.mean(counted >= KEPT)) if len(counted) else float("nan")

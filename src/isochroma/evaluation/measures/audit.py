@@ -1,4 +1,4 @@
-"""Can the site still be told from the outputs?
+"""Site audit: measure how well the site can be told from the outputs.
 
 That one classifier, trained on raw scans and then frozen, fails on the outputs proves little: it
 may only be out of its depth, while a classifier trained on the outputs finds the site as before
@@ -20,87 +20,102 @@ import numpy as np
 import torch
 from scipy import ndimage
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 from torch.nn import functional as F
 
 from isochroma.errors import InputError
-from isochroma.evaluation.measures.anatomy import tissue_volumes
+from isochroma.evaluation.measures.registry import SITES, Part
 
-LEAST_PERSONS = 5
+VERSION = 1
+LEAST_PERSONS = 5  # of a site
 BINS = 64
-BLOCK = 4  # mm
+BLOCK_MM = 4
 BOX = (40, 48, 40)  # blocks
+FROZEN, RETRAINED = "frozen", "retrained"
 # Trains on (features, classes), predicts others' probabilities: (N, C), and whether it converged.
 Probe = Callable[[np.ndarray, np.ndarray, list[np.ndarray], int], tuple[list[np.ndarray], bool]]
+
+part = Part(
+    "audit",
+    "Site audit",
+    "Can a probe tell the site? `frozen`: trained on raw scans, tested on outputs; `retrained`: "
+    "trained anew on outputs. Balanced accuracy; chance is from permuted sites. The shape probe "
+    "sees no intensities: no intensity harmonizer can move it.",
+)
 
 
 @dataclass(frozen=True)
 class AuditRow:
-    """One probe on one method's outputs; chance is what the site audit aims at.
+    """The score of one probe on one method's outputs.
 
-    method
+    Attributes
+    ----------
+    method : str
         Whose outputs.
-    training
-        "frozen": on raw scans; "retrained": on the outputs.
-    balanced_accuracy, auc
+    training : str
+        "frozen": trained on raw scans; "retrained": on the outputs.
+    balanced_accuracy : float
         Over scans of held-out persons, mean of the seeds. Lower is better, down to chance.
-    chance, chance_95
-        Mean and 95th percentile of the balanced accuracy with shuffled sites.
-    auc_chance_95
-        The same percentile of the AUC.
-    p
-        Share of the shuffled runs, the true one counted in, with as high a balanced accuracy.
-    permutations
-        How many.
-    converged
+    chance, chance_95 : float
+        Mean and 95th percentile of the balanced accuracy with shuffled sites; NaN without any.
+    converged : float
         Share of the fits to true labels that converged.
     """
 
     method: str
     training: str
     balanced_accuracy: float
-    auc: float
     chance: float
     chance_95: float
-    auc_chance_95: float
-    p: float
-    permutations: int
     converged: float
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Rows, the sites and the number of persons they compare, and the sites that were left out
-    since they have fewer than 5 persons.
+    """The scores of one probe.
+
+    Attributes
+    ----------
+    rows : list of AuditRow
+        Two for each method, none if fewer than two sites have 5 persons.
+    sites : list of str
+        The sites that are compared: those with 5 persons or more.
+    persons : int
+        How many persons were scanned there.
     """
 
     rows: list[AuditRow]
     sites: list[str]
     persons: int
-    left_out: list[str]
 
 
 def histogram(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Share of the in-mask voxels in 64 bins over [-1, 1] model units: (64,)."""
+    """Return the share of the in-mask voxels in 64 bins over [-1, 1] model units: (64,)."""
     counts, _ = np.histogram(np.clip(image[mask], -1, 1), BINS, (-1, 1))
     return counts / mask.sum()
 
 
-def shape_features(
-    mask: np.ndarray, tissues: np.ndarray | None = None, spacing_mm: float = 1.0
-) -> np.ndarray:
-    """What can be said without intensities: (10,), or (13,) with tissues.
+def shape_features(mask: np.ndarray, spacing_mm: float = 1.0) -> np.ndarray:
+    """Describe a brain mask without intensities.
 
-    Volume (ml), extents (mm), the six second moments of the mask (mm^2), and the tissues' volumes
-    (ml). Give labels of the source or the truth, the same for all methods.
+    Parameters
+    ----------
+    mask : (I, J, K) ndarray of bool
+        Brain mask.
+    spacing_mm : float
+        Edge of its voxels.
+
+    Returns
+    -------
+    features : (10,) ndarray
+        Volume (ml), three extents (mm), and six second moments (mm^2).
     """
     where = np.argwhere(mask) * spacing_mm
     moments = np.cov(where.T)[np.triu_indices(3)]
     volume = len(where) * spacing_mm**3 / 1000
-    volumes = [] if tissues is None else list(tissue_volumes(tissues, spacing_mm).values())
-    return np.array([volume, *(np.ptp(where, axis=0) + spacing_mm), *moments, *volumes])
+    return np.array([volume, *(np.ptp(where, axis=0) + spacing_mm), *moments])
 
 
 def thumbnail(
@@ -109,12 +124,32 @@ def thumbnail(
     spacing_mm: float = 1.0,
     box: tuple[int, int, int] = BOX,
 ) -> np.ndarray:
-    """Mean and standard deviation of the voxels in the mask, by blocks of 4 mm: (2, A, B, C).
+    """Shrink a volume to the mean and standard deviation of the mask's voxels in blocks of 4 mm.
 
     The standard deviation holds what the mean has lost: noise, blur, and texture finer than 4 mm.
-    The brain's box is centred in `box` blocks, cropped or padded with 0 to it.
+
+    Parameters
+    ----------
+    image : (I, J, K) ndarray
+        Any unit.
+    mask : (I, J, K) ndarray of bool
+        Brain mask; its bounding box is centred in `box`.
+    spacing_mm : float
+        Edge of the voxels.
+    box : tuple of int
+        Number of blocks (A, B, C); the brain is cropped or padded with 0 to it.
+
+    Returns
+    -------
+    thumbnail : (2, A, B, C) ndarray of float32
+        Means and standard deviations.
+
+    Raises
+    ------
+    InputError
+        If the mask is empty.
     """
-    block = max(1, round(BLOCK / spacing_mm))
+    block = max(1, round(BLOCK_MM / spacing_mm))
     found = ndimage.find_objects(mask.astype(np.uint8), max_label=1)[0]
     if found is None:
         msg = "the brain mask is empty. Give another one."
@@ -133,7 +168,7 @@ def thumbnail(
 
 
 def centred(volume: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Crop or pad with 0 to `shape`, the middle staying in the middle."""
+    """Crop or pad a volume with 0 to `shape`; the middle stays in the middle."""
     for axis, (n, wanted) in enumerate(zip(volume.shape, shape, strict=True)):
         if n > wanted:
             start = (n - wanted) // 2
@@ -145,7 +180,7 @@ def centred(volume: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 def logistic(
     features: np.ndarray, classes: np.ndarray, others: list[np.ndarray], seed: int
 ) -> tuple[list[np.ndarray], bool]:
-    """Logistic regression on standardised features, classes weighted equally (a `Probe`)."""
+    """Fit a logistic regression to standardised features, all classes of one weight (a `Probe`)."""
     centre, scale = features.mean(0), features.std(0)
     scale = np.where(scale > 1e-12, scale, 1)
     model = LogisticRegression(class_weight="balanced", max_iter=2000)
@@ -155,12 +190,23 @@ def logistic(
 
 
 def convnet(epochs: int = 120, rate: float = 5e-3) -> Probe:
-    """A small 3D convolutional network on thumbnails, 4,000 parameters (a `Probe`).
+    """Make a `Probe` that is a small 3D convolutional network on thumbnails, of 4,000 parameters.
 
-    Trained by Adam in batches of 8, each scan moved at random by up to a block along every axis,
-    until the training loss is below 0.05 or has not fallen by a hundredth for 30 epochs, or else
-    for `epochs`; only the last counts as not converged. The thumbnails also show the head's shape:
-    read it beside the shape probe.
+    It is trained by Adam in batches of 8, each scan moved at random by up to a block along every
+    axis, until the training loss is below 0.05 or has not fallen by a hundredth for 30 epochs. The
+    thumbnails also show the head's shape: read its scores beside the shape probe's.
+
+    Parameters
+    ----------
+    epochs : int
+        At most so many; a training that they end has not converged.
+    rate : float
+        Learning rate.
+
+    Returns
+    -------
+    probe : callable
+        See `Probe`.
     """
 
     def probe(
@@ -211,7 +257,7 @@ def convnet(epochs: int = 120, rate: float = 5e-3) -> Probe:
 
 
 def moved(batch: torch.Tensor) -> torch.Tensor:
-    """Each volume of (N, C, A, B, C) moved by -1, 0 or 1 along every axis."""
+    """Move each volume of (N, C, A, B, C) by -1, 0 or 1 blocks along every axis."""
     steps = torch.randint(-1, 2, (len(batch), 3)).tolist()
     moved = [volume.roll(step, (1, 2, 3)) for volume, step in zip(batch, steps, strict=True)]
     return torch.stack(moved)
@@ -239,26 +285,32 @@ def audit(
 
     Parameters
     ----------
-    probe
+    probe : callable
         `logistic`, or what `convnet` returns.
-    raw
-        (S, ...) features of the S raw scans: histograms, shapes or thumbnails.
-    outputs
-        Per method (S, ...) the same of its outputs, in the same order.
-    sites, persons
-        (S,) where each scan was made, and of whom.
-    permutations
-        Shuffled runs: 200 for `logistic`; 10 to 20 are affordable for `convnet`. NaN if 0.
-    seeds
+    raw : (S, ...) ndarray
+        Features of the S raw scans: histograms, shapes or thumbnails.
+    outputs : dict of str to (S, ...) ndarray
+        The same of each method's outputs, in the same order.
+    sites, persons : sequence of str
+        Where each scan was made, and of whom.
+    permutations : int
+        Shuffled runs: 200 for `logistic`; 10 to 20 are affordable for `convnet`.
+    seeds : sequence of int
         The folds, and the network's start, are drawn once for each; shuffled runs take turns.
-    folds
+    folds : int
         At most, and no more than the smallest site has persons.
-    jobs
+    jobs : int
         Processes that train side by side.
 
     Returns
     -------
-    An `Audit`, without rows if fewer than two sites have 5 persons.
+    audit : Audit
+        The scores, two for each method.
+
+    Raises
+    ------
+    InputError
+        If the inputs are not of one length.
     """
     if {len(sites)} != {len(persons), len(raw), *(len(each) for each in outputs.values())}:
         msg = "features, sites and persons are not of the same scans. Give one of each a scan."
@@ -266,11 +318,10 @@ def audit(
     pairs = set(zip(sites, persons, strict=True))
     counts = Counter(site for site, _ in pairs)
     used = sorted(site for site, count in counts.items() if count >= LEAST_PERSONS)
-    left_out = sorted(set(counts) - set(used))
     keep = np.array([site in used for site in sites], dtype=bool)
     people = np.unique(np.asarray(persons)[keep], return_inverse=True)[1]
     if len(used) < 2:
-        return Audit([], used, len(set(people)), left_out)
+        return Audit([], used, len(set(people)))
     y = np.array([used.index(site) for site in np.asarray(sites)[keep]])
     raw, outputs = raw[keep], {method: each[keep] for method, each in outputs.items()}
     folds = min(folds, *(counts[site] for site in used))
@@ -292,18 +343,16 @@ def audit(
     shuffled = list(found)
     rows = []
     for index, method in enumerate(outputs):
-        chance = np.array([scores.values[index] for scores in shuffled]).reshape(-1, 2)
-        rows.append(summary(method, "frozen", frozen, index, chance))
-        chance = np.array([scores.values[-1] for scores in shuffled]).reshape(-1, 2)
-        rows.append(summary(method, "retrained", retrained[method], 0, chance))
-    return Audit(rows, used, len(set(people)), left_out)
+        rows.append(summary(method, FROZEN, frozen, shuffled, index, index))
+        rows.append(summary(method, RETRAINED, retrained[method], shuffled, 0, -1))
+    return Audit(rows, used, len(set(people)))
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Balanced accuracy and AUC for each test set, and the share of folds that converged."""
+    """Balanced accuracy on each test set, and the share of folds that converged."""
 
-    values: list[tuple[float, float]]
+    accuracies: list[float]
     converged: float
 
 
@@ -316,7 +365,7 @@ def cross_validate(
     folds: int,
     seed: int,
 ) -> Scores:
-    """Train on `train` without the persons of a fold, predict their scans in each of `tests`."""
+    """Train without a fold's persons and predict their scans in each test set, for all folds."""
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     predicted = [np.zeros((len(classes), classes.max() + 1)) for _ in tests]
     converged = []
@@ -326,20 +375,15 @@ def cross_validate(
         for each, probabilities in zip(predicted, found, strict=True):
             each[np.ix_(held_out, known)] = probabilities
         converged.append(done)
-    return Scores([score(classes, each) for each in predicted], float(np.mean(converged)))
-
-
-def score(classes: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
-    """Balanced accuracy and area under the ROC curve (mean of one site against the rest)."""
-    accuracy = balanced_accuracy_score(classes, probabilities.argmax(1))
-    if probabilities.shape[1] == 2:
-        return accuracy, roc_auc_score(classes, probabilities[:, 1])
-    return accuracy, roc_auc_score(classes, probabilities, multi_class="ovr")
+    accuracies = [balanced_accuracy_score(classes, each.argmax(1)) for each in predicted]
+    return Scores(accuracies, float(np.mean(converged)))
 
 
 def shuffle(classes: np.ndarray, persons: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Sites shuffled by person: persons of one site swap theirs, whoever was at several keeps the
-    set and has it shuffled over his scans.
+    """Shuffle the sites by person.
+
+    Persons of one site swap theirs; whoever was at several keeps the set and has it shuffled over
+    his scans.
     """
     shuffled = classes.copy()
     single = []
@@ -356,22 +400,30 @@ def shuffle(classes: np.ndarray, persons: np.ndarray, rng: np.random.Generator) 
 
 
 def summary(
-    method: str, training: str, runs: list[Scores], index: int, chance: np.ndarray
+    method: str,
+    training: str,
+    runs: list[Scores],
+    shuffled: list[Scores],
+    index: int,
+    shuffled_index: int,
 ) -> AuditRow:
-    """Mean over the seeds, beside the scores (P, 2) of the shuffled runs."""
-    accuracy, auc = np.mean([scores.values[index] for scores in runs], axis=0)
-    none = np.full((1, 2), np.nan)
-    percentiles = np.percentile(chance if len(chance) else none, 95, axis=0)
-    as_high = (chance[:, 0] >= accuracy).sum()
+    """Average the runs' scores of one test set, and describe those of the shuffled runs."""
+    chance = np.array([run.accuracies[shuffled_index] for run in shuffled] or [np.nan])
     return AuditRow(
         method,
         training,
-        balanced_accuracy=float(accuracy),
-        auc=float(auc),
-        chance=float((chance if len(chance) else none)[:, 0].mean()),
-        chance_95=float(percentiles[0]),
-        auc_chance_95=float(percentiles[1]),
-        p=float((1 + as_high) / (1 + len(chance))) if len(chance) else float("nan"),
-        permutations=len(chance),
-        converged=float(np.mean([scores.converged for scores in runs])),
+        balanced_accuracy=float(np.mean([run.accuracies[index] for run in runs])),
+        chance=float(chance.mean()),
+        chance_95=float(np.percentile(chance, 95)),
+        converged=float(np.mean([run.converged for run in runs])),
     )
+
+
+PROBES = {"histogram": logistic, "shape": logistic, "network": convnet()}
+
+for _probe in PROBES:
+    for _training in (FROZEN, RETRAINED):
+        _name = f"{_probe} probe, {_training}"
+        part.measure(
+            _name, _name, unit="balanced accuracy", of=SITES, source="after arXiv:2610.14140"
+        )(audit)

@@ -1,0 +1,47 @@
+"""Compared methods behind one interface: reference methods, isochroma, negative controls.
+
+Each module holds one family and registers its methods; importing this package fills `METHODS`.
+"""
+
+from isochroma.evaluation.methods.base import (
+    METHODS,
+    Entry,
+    Method,
+    Role,
+    Stateless,
+    method_names,
+    named_methods,
+    register,
+)
+from isochroma.evaluation.methods.blindharmony import BlindHarmony
+from isochroma.evaluation.methods.command import Command
+from isochroma.evaluation.methods.controls import Blur, Raw, TargetMean
+from isochroma.evaluation.methods.histograms import (
+    HistogramMatching,
+    Nyul,
+    SSIMHistogramMatching,
+)
+from isochroma.evaluation.methods.linear import WhiteStripe, ZScore
+from isochroma.evaluation.methods.ours import Ours
+
+__all__ = [
+    "METHODS",
+    "BlindHarmony",
+    "Blur",
+    "Command",
+    "Entry",
+    "HistogramMatching",
+    "Method",
+    "Nyul",
+    "Ours",
+    "Raw",
+    "Role",
+    "SSIMHistogramMatching",
+    "Stateless",
+    "TargetMean",
+    "WhiteStripe",
+    "ZScore",
+    "method_names",
+    "named_methods",
+    "register",
+]

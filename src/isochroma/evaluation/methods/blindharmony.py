@@ -9,25 +9,24 @@ normal there. Starting from the target's mean image, two steps alternate:
 D is the negated correlation of x and s, and half the squared difference of their high spatial
 frequencies. Step sizes, cutoff and shrinkage are those of the authors' public repository.
 
-Departures from the authors' version, for compute and for this package's conventions:
+Departures from the authors' version, to save computation and to follow this package's conventions:
 
 - The flow is smaller (3 levels of 4 steps, width 32, one residual block and no batch norm; theirs
   4 levels of 7 steps, width 96, three blocks) and trained for less (1200 batches of 8 slices with
-  a gradient clip; theirs 10000 of 256). It says so in `settings`.
+  gradient clipping; theirs 10000 of 256). The settings record this.
 - Dequantisation of 8 bits instead of 12 in training, and none when harmonizing: with few steps, a
   flow of finer dequantisation spends them on the constant background.
 - Intensities are scaled once a scan (model units mapped to [0, 1]), not once a slice.
 - The correlation is taken over the brain, not over the slice with its background.
-- It starts from the mean head stretched to the scan's mask (`baselines.mean_head`), slice by
-  slice, because our heads are in no common space; the background is set to 0 after every step.
+- It starts from the mean head stretched to the scan's mask (`place_head`), slice by slice, because
+  our heads are not in a common space; the background is set to 0 after every step.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -35,50 +34,59 @@ from normflows import MultiscaleFlow
 from normflows.flows import ActNorm, Invertible1x1Conv, Merge, Squeeze
 from normflows.flows.neural_spline.coupling import PiecewiseRationalQuadraticCoupling
 from normflows.nets.resnet import ConvResidualNet
+from pydantic import Field
 from scipy import fft
 from torch import Tensor
 
-from isochroma.evaluation.methods import baselines
+from isochroma.evaluation.methods.base import Role, register
+from isochroma.evaluation.methods.mean_head import average_heads, place_head
 from isochroma.images.preprocess import Prepared, from_model_units
+from isochroma.settings import settings
 
-SLICES_AT_ONCE = 8
+SLICES_AT_ONCE = 8  # bounds memory
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
+@settings
 class BlindHarmonySettings:
     """The flow, its training and the harmonization.
 
-    levels, steps_per_level, width, bins
-        Of the neural spline flow (Durkan et al. 2019, arXiv:1906.04032).
-    bits
-        Of the uniform dequantisation.
+    Attributes
+    ----------
+    levels, steps_per_level, width, bins : int
+        Size of the neural spline flow (Durkan et al. 2019, arXiv:1906.04032).
+    bits : int
+        Precision of the uniform dequantisation.
     train_steps, batch_size, learning_rate, seed
         Adam with a cosine schedule, on random slices.
-    iterations
+    iterations : int
         Alternations when harmonizing.
-    ncc_step
+    ncc_step : float
         Step along the gradient of the correlation, times the number of voxels.
-    detail_step, cutoff
-        Step along the high spatial frequencies, and where they begin (relative to Nyquist).
-    shrink_deviation, shrink_mean
+    detail_step, cutoff : float
+        Step along the high spatial frequencies, and the frequency from which they are high
+        (relative to Nyquist).
+    shrink_deviation, shrink_mean : float
         Shares that the latent's deviation from its mean, and that mean, lose in an iteration.
     """
 
-    levels: int = 3
-    steps_per_level: int = 4
-    width: int = 32
-    bins: int = 8
-    bits: int = 8
-    train_steps: int = 1200
-    batch_size: int = 8
-    learning_rate: float = 1e-3
+    levels: Count = 3
+    steps_per_level: Count = 4
+    width: Count = 32
+    bins: Count = 8
+    bits: Count = 8
+    train_steps: Count = 1200
+    batch_size: Count = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     seed: int = 0
-    iterations: int = 5
+    iterations: Count = 5
     ncc_step: float = 0.04
     detail_step: float = 0.5
     cutoff: float = 0.05
-    shrink_deviation: float = 0.001
-    shrink_mean: float = 0.06
+    shrink_deviation: Share = 0.001
+    shrink_mean: Share = 0.06
 
 
 class SplineCoupling(PiecewiseRationalQuadraticCoupling):
@@ -96,8 +104,17 @@ class SplineCoupling(PiecewiseRationalQuadraticCoupling):
 
 
 def build_flow(settings: BlindHarmonySettings) -> MultiscaleFlow:
-    """A multi-scale neural spline flow for slices (B, 1, H, W) whose sides are multiples of
-    2^levels. Fully convolutional, so the size is free. Random weights by the settings' seed.
+    """Build a multi-scale neural spline flow for slices of any size.
+
+    Parameters
+    ----------
+    settings : BlindHarmonySettings
+        Size of the flow, and the seed of its random weights.
+
+    Returns
+    -------
+    flow : MultiscaleFlow
+        Fully convolutional; takes slices (B, 1, H, W) whose sides are multiples of 2^levels.
     """
     levels = []
     with torch.random.fork_rng(devices=[]):
@@ -125,9 +142,22 @@ def build_flow(settings: BlindHarmonySettings) -> MultiscaleFlow:
 def train_flow(
     flow: MultiscaleFlow, scans: Sequence[Prepared], settings: BlindHarmonySettings
 ) -> list[float]:
-    """Maximum likelihood on random axial slices of the scans; the loss of each step, nats a pixel.
+    """Train a flow by maximum likelihood on random axial slices.
 
-    The likelihood is of slices in [0, 1] after dequantisation.
+    Parameters
+    ----------
+    flow : MultiscaleFlow
+        Changed in place.
+    scans : sequence of Prepared
+        Training scans of the target scanner.
+    settings : BlindHarmonySettings
+        Number of steps, batch size, learning rate and seed.
+
+    Returns
+    -------
+    losses : list of float
+        Negative log-likelihood of each step's slices, scaled to [0, 1] and dequantised, nats a
+        pixel.
     """
     rng = np.random.default_rng(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -158,13 +188,40 @@ def train_flow(
 
 
 def padded_shape(shape: Sequence[int], settings: BlindHarmonySettings) -> tuple[int, int]:
-    """The sides, rounded up to multiples of 2^levels."""
+    """Round sides up to multiples of 2^levels.
+
+    Parameters
+    ----------
+    shape : sequence of 2 ints
+        Sides of a slice, voxels.
+    settings : BlindHarmonySettings
+        Number of levels.
+
+    Returns
+    -------
+    height, width : int
+    """
     i, j = (int(-(-n // 2**settings.levels) * 2**settings.levels) for n in shape)
     return i, j
 
 
 def to_slices(image: np.ndarray, mask: np.ndarray, shape: tuple[int, int]) -> Tensor:
-    """Axial slices (K, 1, H, W) in [0, 1] of a volume (I, J, K) in model units; 0 outside."""
+    """Cut a volume into axial slices.
+
+    Parameters
+    ----------
+    image : (I, J, K) ndarray
+        Model units.
+    mask : (I, J, K) ndarray of bool
+        Brain mask.
+    shape : tuple of 2 ints
+        Height H and width W to pad the slices to.
+
+    Returns
+    -------
+    slices : (K, 1, H, W) Tensor
+        In [0, 1]; 0 outside the mask.
+    """
     unit = np.where(mask, from_model_units(image, 0, 1), 0).astype(np.float32)
     i, j = (wanted - n for wanted, n in zip(shape, image.shape[:2], strict=True))
     return torch.from_numpy(np.pad(unit, ((0, i), (0, j), (0, 0)))).permute(2, 0, 1)[:, None]
@@ -172,7 +229,22 @@ def to_slices(image: np.ndarray, mask: np.ndarray, shape: tuple[int, int]) -> Te
 
 @torch.inference_mode()
 def shrink_latent(flow: MultiscaleFlow, x: Tensor, settings: BlindHarmonySettings) -> Tensor:
-    """Slices (B, 1, H, W) in [0, 1] with their latents moved toward the Gaussian's centre."""
+    """Move the latents of slices toward the centre of the Gaussian.
+
+    Parameters
+    ----------
+    flow : MultiscaleFlow
+        A trained flow.
+    x : (B, 1, H, W) Tensor
+        Slices in [0, 1].
+    settings : BlindHarmonySettings
+        Shares by which the latents shrink.
+
+    Returns
+    -------
+    slices : (B, 1, H, W) Tensor
+        In [0, 1].
+    """
     half_level = 0.5 / 2**settings.bits
     latents, _ = flow.inverse_and_log_det(x - 0.5 + half_level)
     pixels = x[0].numel()
@@ -187,7 +259,20 @@ def shrink_latent(flow: MultiscaleFlow, x: Tensor, settings: BlindHarmonySetting
 def toward_source(
     x: np.ndarray, source: np.ndarray, mask: np.ndarray, settings: BlindHarmonySettings
 ) -> np.ndarray:
-    """One step down the gradient of D: slices (B, 1, H, W), 0 outside the mask."""
+    """Take one step down the gradient of D, the distance to the source.
+
+    Parameters
+    ----------
+    x, source, mask : (B, 1, H, W) ndarray of float
+        Current slices, source slices and their mask.
+    settings : BlindHarmonySettings
+        Step sizes and cutoff.
+
+    Returns
+    -------
+    slices : (B, 1, H, W) ndarray
+        0 outside the mask.
+    """
     axes = (2, 3)
     count = np.maximum(mask.sum(axes, keepdims=True), 1)
 
@@ -206,34 +291,43 @@ def toward_source(
     return (x + settings.ncc_step * count * ncc + settings.detail_step * detail) * mask
 
 
+@register("blindharmony", Role.REFERENCE)
 class BlindHarmony:
-    """The method behind the common interface; `losses` are those of the flow's training.
+    """Harmonize by a flow trained on the target's slices.
 
     Parameters
     ----------
-    options
+    **options
         Fields of `BlindHarmonySettings`.
+
+    Attributes
+    ----------
+    losses : list of float
+        Loss of each training step, once fitted.
     """
 
     name = "BlindHarmony"
+    version = 1
 
     def __init__(self, **options: Any) -> None:
         self.options = BlindHarmonySettings(**options)
-        self.settings = {"method": self.name, **dataclasses.asdict(self.options)}
+        self.settings: dict[str, Any] = {
+            "method": self.name,
+            "version": self.version,
+            **dataclasses.asdict(self.options),
+        }
 
     def fit(self, target: Sequence[Prepared]) -> None:
-        self.head = baselines.mean_head((scan.image, scan.mask) for scan in target)
+        """Average the target's heads and train the flow; see `Method.fit`."""
+        self.head = average_heads(target)
         self.flow = build_flow(self.options)
         self.losses = train_flow(self.flow, target, self.options)
 
     def apply(self, scan: Prepared, seed: int = 0) -> np.ndarray:
+        """Harmonize the scan, a few slices at a time; see `Method.apply`."""
         i, j, _ = scan.image.shape
         shape = padded_shape((i, j), self.options)
-        volumes = (
-            scan.image,
-            baselines.place_head(self.head, scan.mask),
-            scan.mask.astype(np.float32),
-        )
+        volumes = (scan.image, place_head(self.head, scan.mask), scan.mask.astype(np.float32))
         brain = np.flatnonzero(scan.mask.any(axis=(0, 1)))
         output = np.zeros(scan.image.shape, dtype=np.float32)
         for start in range(0, len(brain), SLICES_AT_ONCE):

@@ -1,8 +1,4 @@
-"""Is the anatomy, and above all a lesion, still there in the output?
-
-Every measure compares with a reference on the same grid: the source where nothing else is known,
-the truth where there is one. A method that does nothing keeps everything; read with `closeness`.
-"""
+"""White matter lesions of graded size and contrast, inserted into a scan."""
 
 from __future__ import annotations
 
@@ -15,17 +11,31 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from isochroma.errors import InputError
-from isochroma.evaluation.measures.anatomy import SHELL_GAP, SHELL_WIDTH
 from isochroma.evaluation.tissues import GREY, WHITE
 
+# Around a lesion, white matter of SHELL_WIDTH voxels is its reference, SHELL_GAP voxels from it.
+SHELL_GAP, SHELL_WIDTH = 1, 2
 SOFT_EDGE_MM = 1.0
-LONGEST = float(np.exp(0.2))  # of a planted lesion's axes, over its radius
+STRETCH = 0.15  # largest change of the logarithm of an axis, before its mean is removed
+LONGEST = float(np.exp(4 / 3 * STRETCH))  # longest possible axis over the lesion's radius
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """One planted lesion: its label, size (geometric mean radius), depth as a fraction of the
-    white/grey contrast, volume, and centre (voxels).
+    """One inserted lesion.
+
+    Attributes
+    ----------
+    label : int
+        Its value in the label volume.
+    radius_mm : float
+        Geometric mean of its three radii, mm.
+    contrast : float
+        Change of intensity as a fraction of the contrast of white and grey matter.
+    volume_mm3 : float
+        Volume of its label, mm^3.
+    centre : tuple of 3 ints
+        Voxel indices.
     """
 
     label: int
@@ -43,30 +53,42 @@ def insert_lesions(
     contrasts: Sequence[float] = (0.25, 0.5, 1.0),
     spacing_mm: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, list[Lesion]]:
-    """Plant one white matter lesion for each radius and contrast; largest first.
+    """Insert one white matter lesion for each radius and contrast, the largest first.
 
-    A lesion is an ellipsoid, randomly turned and stretched by up to a fifth, with an edge 1 mm
+    A lesion is an ellipsoid, randomly rotated and stretched by up to a fifth, with an edge 1 mm
     soft. The white matter in it is shifted by `contrast` times the difference of mean white and
-    grey matter: 1 brings it to grey matter, more towards CSF. Its texture stays. Lesions keep away
-    from other tissue, from the mask's border and from each other's shells; those for which no place
-    is left are left out.
+    grey matter: 1 brings it to grey matter, more towards CSF. Its texture stays. Lesions keep a
+    distance from other tissue, from the mask's border and from the shells in which other lesions'
+    contrast is measured. Lesions for which no place is left are omitted.
 
     Parameters
     ----------
-    image
-        (I, J, K) float32, model units.
-    tissues
-        (I, J, K) labels as in `isochroma.tissues`.
+    image : (I, J, K) ndarray of float32
+        T1w scan in model units.
+    tissues : (I, J, K) ndarray of int
+        Labels as in `isochroma.evaluation.tissues`.
+    rng : numpy.random.Generator
+        Source of places and shapes.
+    radii_mm : sequence of float
+        Geometric mean radii, mm.
+    contrasts : sequence of float
+        Fractions of the contrast of white and grey matter.
+    spacing_mm : float
+        Edge of a voxel, mm.
 
     Returns
     -------
-    The image with lesions (clipped to [-1, 1]), (I, J, K) int32 labels (0 where there is none), and
-    one record for each lesion.
+    changed : (I, J, K) ndarray of float32
+        The image with lesions, clipped to [-1, 1] in them.
+    labels : (I, J, K) ndarray of int32
+        The lesions' labels; 0 elsewhere.
+    lesions : list of Lesion
+        One record a lesion.
 
     Raises
     ------
     InputError
-        If there is no place for any.
+        If there is no place for any lesion.
     """
     depth = white_depth(tissues)
     step = float(image[tissues == WHITE].mean() - image[tissues == GREY].mean())
@@ -97,8 +119,19 @@ def insert_lesions(
 
 
 def white_depth(tissues: np.ndarray) -> np.ndarray:
-    """Distance of each white matter voxel to other tissue, voxels (0 outside); specks of other
-    labels inside the white matter, of a voxel or two, do not count.
+    """Measure the distance of each white matter voxel to other tissue.
+
+    Specks of other labels inside the white matter, of a voxel or two, do not count.
+
+    Parameters
+    ----------
+    tissues : (I, J, K) ndarray of int
+        Labels as in `isochroma.evaluation.tissues`.
+
+    Returns
+    -------
+    depth : (I, J, K) ndarray of float
+        Distance in voxels; 0 outside white matter.
     """
     white = tissues == WHITE
     filled = ndimage.binary_closing(white) & (tissues > 0)
@@ -106,8 +139,23 @@ def white_depth(tissues: np.ndarray) -> np.ndarray:
 
 
 def ellipsoid(radius: float, soft: float, rng: np.random.Generator) -> np.ndarray:
-    """(n, n, n) float32 weights in [0, 1]: an ellipsoid of random form, its edge `soft` voxels."""
-    stretch = rng.uniform(-0.15, 0.15, 3)
+    """Draw an ellipsoid of random shape and orientation.
+
+    Parameters
+    ----------
+    radius : float
+        Geometric mean radius, voxels.
+    soft : float
+        Width of the edge in which the weight falls from 1 to 0, voxels.
+    rng : numpy.random.Generator
+        Source of shape and orientation.
+
+    Returns
+    -------
+    weight : (n, n, n) ndarray of float32
+        In [0, 1]; n is odd.
+    """
+    stretch = rng.uniform(-STRETCH, STRETCH, 3)
     axes = radius * np.exp(stretch - stretch.mean())
     turn = Rotation.random(None, rng).as_matrix()
     half = int(np.ceil(LONGEST * (radius + soft)))
@@ -119,8 +167,19 @@ def ellipsoid(radius: float, soft: float, rng: np.random.Generator) -> np.ndarra
 def overlap(
     shape: tuple[int, ...], size: tuple[int, ...], centre: tuple[int, ...]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where a small volume of odd size, centred at a voxel, lies in a large one: the slices of the
-    large volume, and those of the small one that are inside it.
+    """Find where a small volume, centred at a voxel of a large one, overlaps it.
+
+    Parameters
+    ----------
+    shape, size : tuple of int
+        Shapes of the large and of the small volume; `size` is odd.
+    centre : tuple of int
+        Voxel of the large volume.
+
+    Returns
+    -------
+    box, part : tuple of slices
+        The overlap in the large and in the small volume.
     """
     starts = [c - n // 2 for c, n in zip(centre, size, strict=True)]
     box = tuple(

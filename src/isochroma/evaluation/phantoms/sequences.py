@@ -1,14 +1,6 @@
-"""Simulated travelling subjects: a scan of the target scanner, as other sequences would show it.
+"""Signal equations of MR sequences, relaxation times of tissues, and presets of known protocols.
 
-The signal of each tissue follows from its relaxation times and the sequence's equation, so the
-contrasts are those of known protocols. It is a simulation, and called one wherever it is used.
-Only the brain is simulated: no skull, no scalp. Left out, too: B1+ (flip angles are exact), slice
-profiles and gaps, chemical shift, flow and pulsation, susceptibility, motion, stimulated echoes
-and T2 decay within an echo train, the scan's other tissues (vessels, iron-rich nuclei, lesions),
-and the limits of a real field of view. Within a tissue, the anatomy's texture is carried along by
-intensity alone, so structures that look alike in the source look alike here. Voxels that hold CSF
-and white matter look like grey matter in a T1-weighted scan, and are simulated as such: expect a
-thin grey rim around the ventricles.
+`isochroma.evaluation.phantoms.acquisition` makes scans of them.
 """
 
 from __future__ import annotations
@@ -17,20 +9,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
-from scipy import ndimage
-
-from isochroma.errors import InputError
-from isochroma.images.grid import Grid
-from isochroma.images.preprocess import Prepared
-from isochroma.method.recontrast import bias_field
-
-BRIGHT = 1000.0  # the scan's 99.5th in-mask percentile
 
 
 class Tissue(NamedTuple):
-    """T1, T2 and T2* in ms, proton density relative to CSF."""
+    """A tissue's relaxation times and proton density.
+
+    Attributes
+    ----------
+    t1, t2, t2_star : float
+        Relaxation times, ms.
+    density : float
+        Proton density relative to CSF.
+    """
 
     t1: float
     t2: float
@@ -50,40 +41,84 @@ TISSUES: dict[float, tuple[Tissue, Tissue, Tissue]] = {
         Tissue(832, 80, 45, 0.77),
     ),
 }
-"""Field strength in T to CSF, grey matter and white matter, the order of the tissue fractions.
+"""CSF, grey matter and white matter (the order of the tissue fractions) by field strength in T.
 
 1.5 T: all values are BrainWeb's (Collins et al. 1998, doi:10.1109/42.712135; Kwan et al. 1999,
-doi:10.1109/42.816072). 3 T: grey and white matter by Wansapura et al. 1999
+doi:10.1109/42.816072). 3 T: grey and white matter from Wansapura et al. 1999
 (doi:10.1002/(SICI)1522-2586(199904)9:4<531::AID-JMRI4>3.0.CO;2-L; T2* of the frontal lobe),
-T1 and T2 of subarachnoid CSF measured at 3 T (Magn Reson Med 2023, PMC10696635). Proton densities
-do not depend on the field, and the T2* of CSF hardly matters at the echo times of gradient echoes:
-BrainWeb's serve both.
+T1 and T2 of subarachnoid CSF as measured at 3 T (Magn Reson Med 2023, PMC10696635). Proton
+densities do not depend on the field, and the T2* of CSF hardly matters at the echo times of
+gradient echoes, so BrainWeb's values serve at 3 T too.
 """
 
 
 def spin_echo(tissue: Tissue, tr: float, te: float, train: float = 0) -> float:
-    """Spin echo, and fast spin echo with its effective echo time.
+    """Compute the signal of a spin echo, or of a fast spin echo at its effective echo time.
 
-    S = PD (1 - exp(-(TR - train) / T1)) exp(-TE / T2); `train` (ms) is the time from the
-    excitation to the last echo, in which nothing recovers. Times in ms.
+    S = PD (1 - exp(-(TR - train) / T1)) exp(-TE / T2).
+
+    Parameters
+    ----------
+    tissue : Tissue
+        Relaxation times and proton density.
+    tr, te : float
+        Repetition and echo time, ms.
+    train : float
+        Time from the excitation to the last echo, in which nothing recovers, ms.
+
+    Returns
+    -------
+    signal : float
+        Relative to the fully relaxed signal of CSF.
     """
     return tissue.density * -np.expm1(-(tr - train) / tissue.t1) * np.exp(-te / tissue.t2)
 
 
 def inversion_recovery(tissue: Tissue, tr: float, te: float, ti: float, train: float = 0) -> float:
-    """Inversion-recovery (fast) spin echo, such as FLAIR; magnitude.
+    """Compute the magnitude of an inversion-recovery (fast) spin echo, such as FLAIR.
 
-    S = PD |1 - 2 exp(-TI / T1) + exp(-(TR - train) / T1)| exp(-TE / T2). Times in ms.
+    S = PD |1 - 2 exp(-TI / T1) + exp(-(TR - train) / T1)| exp(-TE / T2).
+
+    Parameters
+    ----------
+    tissue : Tissue
+        Relaxation times and proton density.
+    tr, te, ti : float
+        Repetition, echo and inversion time, ms.
+    train : float
+        Time from the excitation to the last echo, ms.
+
+    Returns
+    -------
+    signal : float
+        Relative to the fully relaxed signal of CSF.
     """
     recovered = 1 - 2 * np.exp(-ti / tissue.t1) + np.exp(-(tr - train) / tissue.t1)
     return tissue.density * abs(recovered) * np.exp(-te / tissue.t2)
 
 
 def spoiled_gradient_echo(tissue: Tissue, tr: float, te: float, flip: float) -> float:
-    """Spoiled gradient echo (FLASH, SPGR) in its steady state.
+    """Compute the steady-state signal of a spoiled gradient echo (FLASH, SPGR).
 
-    S = PD sin a (1 - E) / (1 - E cos a) exp(-TE / T2*), E = exp(-TR / T1) (Ernst and Anderson
-    1966, doi:10.1063/1.1719961). Times in ms, the flip angle a in degrees.
+    S = PD sin a (1 - E) / (1 - E cos a) exp(-TE / T2*) with E = exp(-TR / T1).
+
+    Parameters
+    ----------
+    tissue : Tissue
+        Relaxation times and proton density.
+    tr, te : float
+        Repetition and echo time, ms.
+    flip : float
+        Flip angle a, degrees.
+
+    Returns
+    -------
+    signal : float
+        Relative to the fully relaxed signal of CSF.
+
+    References
+    ----------
+    Ernst and Anderson 1966, doi:10.1063/1.1719961.
     """
     angle, e = np.deg2rad(flip), np.exp(-tr / tissue.t1)
     steady = (1 - e) / (1 - e * np.cos(angle))
@@ -93,15 +128,39 @@ def spoiled_gradient_echo(tissue: Tissue, tr: float, te: float, flip: float) -> 
 def mprage(
     tissue: Tissue, tr: float, te: float, ti: float, flip: float, spacing: float, count: float
 ) -> float:
-    """Magnetisation-prepared rapid gradient echo at the centre of its echo train; magnitude.
+    """Compute the magnitude of an MPRAGE at the centre of its echo train.
 
-    The model of Deichmann et al. 2000 (doi:10.1006/nimg.2000.0601) and Wang et al. 2014
-    (doi:10.1371/journal.pone.0096899): a perfect inversion, a recovery, `count` pulses of `flip`
-    degrees (a) every `spacing` ms, a second recovery; `tr` is the whole cycle and `ti` the time
-    from the inversion to the middle pulse, ms. With E = exp(-spacing / T1), u = E cos a and
-    s = (1 - E) / (1 - u), a train of n pulses takes the magnetisation m to s + (m - s) u^n, and a
-    recovery of t takes it to 1 + (m - 1) exp(-t / T1). Both are linear, so the cycle's steady
-    state has a closed form. S = PD sin a |m| exp(-TE / T2*).
+    A cycle is a perfect inversion, a recovery, a train of pulses and a second recovery. With
+    E = exp(-spacing / T1), u = E cos a and s = (1 - E) / (1 - u), a train of n pulses takes the
+    magnetisation m to s + (m - s) u^n, and a recovery of t takes it to 1 + (m - 1) exp(-t / T1).
+    Both are linear, so the cycle's steady state has a closed form. S = PD sin a |m| exp(-TE / T2*).
+
+    Parameters
+    ----------
+    tissue : Tissue
+        Relaxation times and proton density.
+    tr : float
+        Duration of a cycle, ms.
+    te : float
+        Echo time, ms.
+    ti : float
+        Time from the inversion to the middle pulse, ms.
+    flip : float
+        Flip angle a, degrees.
+    spacing : float
+        Time between pulses, ms.
+    count : float
+        Number of pulses.
+
+    Returns
+    -------
+    signal : float
+        Relative to the fully relaxed signal of CSF.
+
+    References
+    ----------
+    Deichmann et al. 2000, doi:10.1006/nimg.2000.0601; Wang et al. 2014,
+    doi:10.1371/journal.pone.0096899.
     """
     angle, e = np.deg2rad(flip), np.exp(-spacing / tissue.t1)
     u = e * np.cos(angle)
@@ -127,24 +186,28 @@ SEQUENCES: dict[str, Callable[..., float]] = {
 
 @dataclass(frozen=True)
 class Preset:
-    """One simulated scanner and protocol.
+    """A simulated protocol on a scanner.
 
-    contrast
+    Attributes
+    ----------
+    contrast : str
         T1w, T2w, PDw or FLAIR.
-    sequence, parameters
-        Name in `SEQUENCES` and the arguments of its equation (ms, degrees).
-    field
+    sequence : str
+        Key of `SEQUENCES`.
+    parameters : mapping of str to float
+        Arguments of the sequence's equation beside the tissue (ms, degrees).
+    field : float
         Field strength in T, a key of `TISSUES`.
-    voxel_mm
-        Voxel edges along right, anterior and superior.
-    source
+    voxel_mm : tuple of 3 floats
+        Voxel edges along right, anterior and superior, mm.
+    source : str
         The protocol that it imitates.
-    bias
+    bias : float
         Peak deviation of the smooth multiplicative field from 1.
-    noise
+    noise : float
         Standard deviation of each channel of the Rician noise, relative to white matter's signal.
-    blur_mm
-        Gaussian sigma of the blur that comes on top of the voxel size.
+    blur_mm : float
+        Standard deviation of the Gaussian blur in addition to the voxel size, mm.
     """
 
     contrast: str
@@ -158,7 +221,13 @@ class Preset:
     blur_mm: float = 0.4
 
     def signals(self) -> np.ndarray:
-        """(3,) signal of pure CSF, grey matter and white matter, relative to fully relaxed CSF."""
+        """Compute the signals of pure tissues.
+
+        Returns
+        -------
+        signals : (3,) ndarray of float
+            Of CSF, grey matter and white matter, relative to fully relaxed CSF.
+        """
         equation = SEQUENCES[self.sequence]
         return np.array([equation(tissue, **self.parameters) for tissue in TISSUES[self.field]])
 
@@ -229,147 +298,3 @@ PRESETS: dict[str, Preset] = {
         bias=0.3,
     ),
 }
-
-
-def acquire(
-    image: np.ndarray, mask: np.ndarray, fractions: np.ndarray, preset: Preset
-) -> np.ndarray:
-    """The scan's anatomy in the preset's contrast: no bias field, no noise, full resolution.
-
-    Each voxel mixes the tissues' signals by its fractions. On top comes the scan's own texture:
-    let M be the piecewise linear map from the tissues' mean intensities in the scan to their
-    signals; then texture = M(image) - M(mixture of the means). So structure within a tissue stays,
-    with the sign and strength of the map's local slope. Beyond the means of CSF and white matter
-    the map goes on with the slope of its last piece, but no steeper than its average. Where the
-    fractions mix neighbouring tissues alone, the sum is M(image): a class that changes from one
-    voxel to the next makes no step. They matter where CSF and white matter meet.
-
-    Parameters
-    ----------
-    image
-        (I, J, K) T1w scan in model units.
-    mask
-        (I, J, K) bool.
-    fractions
-        (I, J, K, 3) fractions of CSF, grey matter and white matter (`tissues.classify`).
-    preset
-        The simulated protocol.
-
-    Returns
-    -------
-    (I, J, K) float32, in units of fully relaxed CSF's signal, not negative, 0 outside the mask.
-
-    Raises
-    ------
-    InputError
-        If the shapes differ, a tissue is absent, or the three are not ordered from dark to bright.
-    """
-    if image.shape != mask.shape or fractions.shape != (*image.shape, 3):
-        msg = (
-            f"the fractions {fractions.shape} or the mask {mask.shape} are not of the image "
-            f"{image.shape}. Classify the tissues of this image."
-        )
-        raise InputError(msg)
-    mixed = fractions[mask].astype(np.float64)
-    values = image[mask].astype(np.float64)
-    amounts = mixed.sum(axis=0)
-    means = values @ mixed / np.maximum(amounts, 1e-9)
-    if amounts.min() <= 0 or not (np.diff(means) > 0).all():
-        msg = (
-            "the scan's CSF, grey matter and white matter must all be there, from dark to bright. "
-            "Simulate from a T1w scan of a whole brain."
-        )
-        raise InputError(msg)
-    signals = preset.signals()
-    slopes = np.diff(signals) / np.diff(means)
-    steepest = np.ptp(signals) / (means[2] - means[0])
-    low, high = np.clip(slopes, -steepest, steepest)
-    beyond = 2.0  # model units: further than any voxel is from the means
-    knots = [means[0] - beyond, *means, means[2] + beyond]
-    levels = [signals[0] - beyond * low, *signals, signals[2] + beyond * high]
-    texture = np.interp(values, knots, levels) - np.interp(mixed @ means, knots, levels)
-    result = np.zeros(image.shape, dtype=np.float32)
-    result[mask] = np.maximum(mixed @ signals + texture, 0)
-    return result
-
-
-def box_average(
-    data: np.ndarray, mask: np.ndarray, grid: Grid, voxel_mm: tuple[float, float, float]
-) -> tuple[np.ndarray, np.ndarray, Grid]:
-    """Average over voxels of another size, along the same axes and around the same centre.
-
-    Old voxels count by how much of the new one they fill, so that uneven sizes may shift content
-    by up to an eighth of an old voxel.
-
-    Parameters
-    ----------
-    data, mask
-        (I, J, K) volume and bool mask on `grid`; voxels outside the mask count for nothing.
-    voxel_mm
-        Edges of the new voxels.
-
-    Returns
-    -------
-    data, mask, grid
-        (I', J', K') averages, 0 outside the new mask; bool, the voxels that the old mask fills by
-        half or more; where they lie.
-    """
-    ratios = np.asarray(voxel_mm) / nib.affines.voxel_sizes(grid.affine)
-    shape = tuple(
-        int(np.ceil(n / ratio - 1e-6)) for n, ratio in zip(grid.shape, ratios, strict=True)
-    )
-    starts = (np.array(grid.shape) - np.array(shape) * ratios) / 2  # old voxels' edges: 0, 1, ...
-    total, weight = np.where(mask, data, 0).astype(np.float64), mask.astype(np.float64)
-    for axis, (ratio, start) in enumerate(zip(ratios, starts, strict=True)):
-        edges = start + ratio * np.arange(shape[axis] + 1)
-        overlap = np.diff(np.clip(edges[:, None] - np.arange(grid.shape[axis]), 0, 1), axis=0)
-        total, weight = (
-            np.moveaxis(np.tensordot(overlap / ratio, part, (1, axis)), 0, axis)
-            for part in (total, weight)
-        )
-    affine = grid.affine @ np.diag([*ratios, 1])
-    affine[:3, 3] = nib.affines.apply_affine(grid.affine, starts + (ratios - 1) / 2)
-    inside = weight > 0.5 - 1e-9
-    average = np.where(inside, total / np.maximum(weight, 0.1), 0).astype(np.float32)
-    return average, inside, Grid(shape, affine)
-
-
-def simulate(
-    prepared: Prepared, fractions: np.ndarray, preset: Preset, rng: np.random.Generator
-) -> nib.Nifti1Image:
-    """The scan of a travelling subject: this head, as the preset's scanner would write it.
-
-    The brain alone, already skull-stripped: exactly 0 outside the mask, above 0 inside.
-
-    Parameters
-    ----------
-    prepared
-        A T1w scan of the target scanner.
-    fractions
-        (I, J, K, 3) its tissue fractions (`tissues.classify`).
-    preset
-        The simulated scanner and protocol.
-    rng
-        Source of the bias field and the noise.
-
-    Returns
-    -------
-    float32 image with the preset's voxel size, in world space where the head was; the 99.5th
-    in-mask percentile is 1000.
-
-    Raises
-    ------
-    InputError
-        As in `acquire`.
-    """
-    signal = acquire(prepared.image, prepared.mask, fractions, preset)
-    sigma = preset.blur_mm / nib.affines.voxel_sizes(prepared.grid.affine)
-    weight = ndimage.gaussian_filter(prepared.mask.astype(np.float32), sigma)
-    signal = ndimage.gaussian_filter(signal, sigma) / np.maximum(weight, 1e-3)
-    signal, inside, grid = box_average(signal, prepared.mask, prepared.grid, preset.voxel_mm)
-    signal *= bias_field(grid.shape, preset.bias, rng)
-    noise = preset.noise * preset.signals()[2] * rng.standard_normal((2, *grid.shape))
-    scan = np.hypot(signal + noise[0], noise[1])
-    scan *= BRIGHT / np.percentile(scan[inside], 99.5)
-    scan = np.where(inside, np.maximum(scan, 1e-3), 0)
-    return nib.Nifti1Image(scan.astype(np.float32), grid.affine)

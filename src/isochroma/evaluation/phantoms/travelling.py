@@ -1,4 +1,7 @@
-"""Simulated travelling subjects: one person on many scanners, written as scans (`simulate`)."""
+"""Simulated travelling subjects: one head scanned by several simulated scanners, written to files.
+
+The source scan is the truth of each written scan, if it comes from the target scanner.
+"""
 
 from __future__ import annotations
 
@@ -14,106 +17,155 @@ import nibabel as nib
 import numpy as np
 
 from isochroma.errors import InputError, about
+from isochroma.evaluation.phantoms.acquisition import acquire
 from isochroma.evaluation.phantoms.lesions import insert_lesions
-from isochroma.evaluation.phantoms.sequences import PRESETS, simulate
+from isochroma.evaluation.phantoms.sequences import PRESETS
 from isochroma.evaluation.study import WITH_LESIONS, Scan
 from isochroma.evaluation.tissues import classify
 from isochroma.files import sha256, write_atomically, write_together
-from isochroma.images.brain import brain_mask
+from isochroma.images.brain import find_brain
 from isochroma.images.io import load, stem
 from isochroma.images.preprocess import Prepared, PreprocessSettings, from_model_units, prepare
 
-FULL_SCALE = 1000.0
+FULL_SCALE = 1000.0  # intensity of +1 model units in a written truth
 
 
-def simulate_file(
-    path: Path, folder: Path, presets: list[str], lesions: bool = False, seed: int = 0
+def write_travelling_subject(
+    path: Path, folder: Path, presets: Sequence[str], lesions: bool = False, seed: int = 0
 ) -> list[dict[str, Any]]:
     """Write one T1w scan as other scanners would have shown it.
 
+    Files that are already there, and were made from the same scan with the same seed, are kept.
+
     Parameters
     ----------
-    path
-        A T1w scan; for scans of the target scanner, what is written has a known truth.
-    folder
+    path : Path
+        A T1w scan.
+    folder : Path
         Where NAME_PRESET.nii.gz and its JSON sidecar go; with lesions also the truth and the
-        lesion labels. What is there already is kept, if it was made the same way.
-    presets
-        Names from `sequences.PRESETS`.
-    lesions
-        Insert graded lesions into the white matter first.
-    seed
-        Of bias, noise and lesions; the person enters it by the file's content.
+        lesion labels.
+    presets : sequence of str
+        Keys of `sequences.PRESETS`.
+    lesions : bool
+        Whether to insert graded lesions into the white matter first.
+    seed : int
+        Seed of bias, noise and lesions, together with the scan's content.
 
     Returns
     -------
-    One study row a preset: path, scan, person, contrast, preset, truth and, with lesions, lesions.
+    rows : list of dict
+        One study row a preset: path, scan, person, contrast, preset, truth and, with lesions,
+        lesions.
 
     Raises
     ------
     InputError
-        If a simulation of that name is there that was made from another scan, or with another seed.
+        If a preset is unknown, or the folder holds simulations of that name that were made from
+        another scan or with another seed.
     """
+    for preset in presets:
+        if preset not in PRESETS:
+            msg = f"preset {preset!r} is unknown; choose from {', '.join(PRESETS)}."
+            raise InputError(msg, "preset")
     name = f"{stem(path)}_lesions" if lesions else stem(path)
     source = sha256(path)
-    content = int(source[:8], 16)
     made_from = {"SourceSHA256": source, "Seed": seed}
-    sidecars = {preset: folder / f"{name}_{preset}.json" for preset in PRESETS}
-    for sidecar in filter(Path.is_file, sidecars.values()):
-        there = json.loads(sidecar.read_text())
-        if {key: there.get(key) for key in made_from} != made_from:
-            msg = f"{sidecar}: of another scan of that name, or another seed. Use another folder."
-            raise InputError(msg)
-    rows: list[dict[str, Any]] = []
-    truth, labels = folder / f"{name}.nii.gz", folder / f"{name}_labels.nii.gz"
-    made: tuple[Prepared, np.ndarray] | None = None
-    for preset in presets:
-        target = folder / f"{name}_{preset}.nii.gz"
-        row: dict[str, Any] = {
-            "path": target.resolve(),
+    _refuse_other_origin(folder, name, made_from)
+    scans = {preset: folder / f"{name}_{preset}.nii.gz" for preset in presets}
+    missing = [preset for preset in presets if not scans[preset].is_file()]
+    if missing:
+        content = int(source[:8], 16)
+        lesion_rng = np.random.default_rng([seed, content])
+        prepared, fractions = _anatomy(path, folder, lesion_rng if lesions else None)
+        for preset in missing:
+            rng = np.random.default_rng([seed, content, list(PRESETS).index(preset)])
+            scan = acquire(prepared, fractions, PRESETS[preset], rng)
+            record = {
+                "Source": str(path),
+                "Preset": preset,
+                "Simulation": dataclasses.asdict(PRESETS[preset]),
+                **made_from,
+                "Lesions": lesions,
+            }
+            sidecar = folder / f"{name}_{preset}.json"
+            write_together(
+                {scans[preset]: partial(nib.save, scan), sidecar: partial(_write_json, record)}
+            )
+    truth = folder / f"{name}.nii.gz" if lesions else path
+    extra = {"lesions": (folder / f"{name}_labels.nii.gz").resolve()} if lesions else {}
+    return [
+        {
+            "path": scans[preset].resolve(),
             "scan": f"{name}_{preset}",
             "person": stem(path),
             "contrast": PRESETS[preset].contrast,
             "preset": f"{preset}{WITH_LESIONS}" if lesions else preset,
-            "truth": truth.resolve() if lesions else path.resolve(),
+            "truth": truth.resolve(),
+            **extra,
         }
-        if lesions:
-            row["lesions"] = labels.resolve()
-        rows.append(row)
-        if target.is_file():
-            continue
-        if made is None:
-            made = anatomy(path, folder, np.random.default_rng([seed, content]), lesions)
-        index = list(PRESETS).index(preset)
-        rng = np.random.default_rng([seed, content, index])
-        scan = simulate(*made, PRESETS[preset], rng)
-        record = {
-            "Source": str(path),
-            "Preset": preset,
-            "Simulation": dataclasses.asdict(PRESETS[preset]),
-            **made_from,
-            "Lesions": lesions,
-        }
-        write_together(
-            {
-                target: partial(nib.save, scan),
-                sidecars[preset]: partial(write_json, record),
-            }
-        )
-    return rows
+        for preset in presets
+    ]
 
 
-def anatomy(
-    path: Path, folder: Path, rng: np.random.Generator, lesions: bool
+def add_to_study(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add rows to a study file; rows of the same scans are replaced.
+
+    Parameters
+    ----------
+    path : Path
+        The study, a TSV file; written anew if it is not there.
+    rows : sequence of dict
+        Values by column, see `isochroma.evaluation.study`.
+    """
+    names = {row["scan"] for row in rows}
+    known: list[dict[str, Any]] = []
+    if path.is_file():
+        with path.open(newline="") as stream:
+            known = [r for r in csv.DictReader(stream, delimiter="\t") if r["scan"] not in names]
+    write_study(path, [*known, *rows])
+
+
+def write_study(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write a study file, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The TSV file to write.
+    rows : sequence of dict
+        Values by column, see `isochroma.evaluation.study`.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(Scan.__dataclass_fields__), delimiter="\t")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomically(path, write)
+
+
+def _refuse_other_origin(folder: Path, name: str, made_from: dict[str, Any]) -> None:
+    """Raise an InputError if the folder holds this name's simulations of another origin."""
+    sidecars = [folder / f"{name}_{preset}.json" for preset in PRESETS]
+    for sidecar in filter(Path.is_file, sidecars):
+        there = json.loads(sidecar.read_text())
+        if {key: there.get(key) for key in made_from} != made_from:
+            msg = f"{sidecar}: of another scan of that name, or another seed. Use another folder."
+            raise InputError(msg, "output")
+
+
+def _anatomy(
+    path: Path, folder: Path, lesion_rng: np.random.Generator | None
 ) -> tuple[Prepared, np.ndarray]:
-    """The scan on the model grid and its tissue fractions, lesions inserted and written."""
+    """Prepare a scan and classify its tissues; with `lesion_rng`, insert and write lesions."""
     image = load(path)
     with about(path):
-        prepared = prepare(image, brain_mask(image)[0], PreprocessSettings())
+        prepared = prepare(image, find_brain(image).mask, PreprocessSettings())
     labels, fractions = classify(prepared.image, prepared.mask)
-    if not lesions:
+    if lesion_rng is None:
         return prepared, fractions
-    changed, planted, _ = insert_lesions(prepared.image, labels, rng)
+    changed, planted, _ = insert_lesions(prepared.image, labels, lesion_rng)
     prepared = dataclasses.replace(prepared, image=changed)
     _, fractions = classify(changed, prepared.mask)
     shown = np.where(prepared.mask, from_model_units(changed, 1, FULL_SCALE), 0)
@@ -129,28 +181,5 @@ def anatomy(
     return prepared, fractions
 
 
-def add_to_study(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write study rows after those of other scans that the file already has."""
-    names = {row["scan"] for row in rows}
-    known: list[dict[str, Any]] = []
-    if path.is_file():
-        with path.open(newline="") as stream:
-            known = [r for r in csv.DictReader(stream, delimiter="\t") if r["scan"] not in names]
-    write_study(path, [*known, *rows])
-
-
-def write_study(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write study rows as TSV, atomically."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(Scan.__dataclass_fields__), delimiter="\t")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_atomically(path, write)
-
-
-def write_json(record: dict[str, Any], path: Path) -> None:
-    """Write one sidecar."""
+def _write_json(record: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(record, indent=2) + "\n")

@@ -1,0 +1,118 @@
+"""The registry of measures: each part of the report holds the measures that belong to it.
+
+A measure is registered where it is written, by the decorator `Part.measure`. The report's tables,
+the summary and docs/measures.md are made from what is registered here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# What a measure is computed of, and the argument that it is called with.
+OUTPUT = "one output"  # Sample
+PAIR = "two outputs of one person"  # Pair
+GROUP = "the outputs of one group of scans"  # Group, Generator
+RUN = "one run of a method"  # Output
+SEEDS = "runs of a method with different seeds"  # list of Output
+SITES = "the outputs of all T1w scans"  # computed together: `audit.audit`
+
+DIGITS = {"dB": 1, "s": 1, "MB": 1, "years": 1}  # of a unit's values in tables; else 3
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure.
+
+    Attributes
+    ----------
+    name : str
+        Name in results.csv, unique in its part.
+    title : str
+        Title in the report.
+    unit : str
+        Unit, empty for pure numbers.
+    better : {1, -1, 0}
+        1 if higher is better, -1 if lower is better, 0 if neither.
+    of : str
+        What it is computed of, one of the constants of this module.
+    needs : tuple of str
+        What must be known of a scan, keys of `isochroma.evaluation.measures.sample.NEEDS`.
+    source : str
+        Citation.
+    version : int
+        To be raised when the same input gives another value.
+    shown : bool
+        Whether it is in the report and the summary, not only in results.csv.
+    compute : callable
+        The function; its docstring is the definition in the documentation.
+    """
+
+    name: str
+    title: str
+    unit: str
+    better: int
+    of: str
+    needs: tuple[str, ...]
+    source: str
+    version: int
+    shown: bool
+    compute: Callable[..., Any]
+
+    @property
+    def digits(self) -> int:
+        """Decimal digits in tables."""
+        return DIGITS.get(self.unit, 3)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the report.
+
+    Attributes
+    ----------
+    name : str
+        Name in results.csv.
+    title, about : str
+        Heading and introduction in the report.
+    measures : dict of str to Measure
+        The registered measures by name, in the order of the report.
+    """
+
+    name: str
+    title: str
+    about: str
+    measures: dict[str, Measure] = field(default_factory=dict)
+
+    def measure(
+        self,
+        name: str,
+        title: str,
+        *,
+        unit: str = "",
+        better: int = 0,
+        of: str = OUTPUT,
+        needs: tuple[str, ...] = (),
+        source: str = "",
+        version: int = 1,
+        shown: bool = True,
+    ) -> Callable[[F], F]:
+        """Register the decorated function as a measure; arguments as in `Measure`."""
+
+        def register(compute: F) -> F:
+            if name in self.measures:
+                msg = f"the measure {name!r} is registered twice in {self.name!r}."
+                raise ValueError(msg)
+            self.measures[name] = Measure(
+                name, title, unit, better, of, needs, source, version, shown, compute
+            )
+            return compute
+
+        return register
+
+    def of(self, kind: str) -> list[Measure]:
+        """Return the measures that are computed of this kind of input."""
+        return [measure for measure in self.measures.values() if measure.of == kind]

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from isochroma.evaluation.report.tables import losses, markdown, tables, verdict
+from isochroma.evaluation.summary import summarise
+
+
+def rows(method: str, values: dict[tuple[str, str], float], measure: str = "ssim") -> pd.DataFrame:
+    """Rows of one method; keys are (scan, person)."""
+    return pd.DataFrame(
+        {
+            "part": "truth",
+            "group": "g",
+            "scan": scan,
+            "person": person,
+            "method": method,
+            "measure": measure,
+            "value": value,
+            "low": np.nan,
+            "high": np.nan,
+            "scans": 1,
+        }
+        for (scan, person), value in values.items()
+    )
+
+
+KEYS = [(f"s{i}", f"p{i}") for i in range(8)]
+
+
+class TestVerdict:
+    def test_follows_the_direction_of_the_measure(self) -> None:
+        record = {"part": "truth", "measure": "ssim", "difference_low": 0.1, "difference_high": 0.2}
+        assert verdict(record) == "better"
+        assert verdict(record | {"part": "age", "measure": "absolute error"}) == "worse"
+        assert verdict(record | {"part": "closeness", "measure": "change"}) == ""
+
+    def test_an_interval_around_0_says_nothing(self) -> None:
+        record = {"part": "truth", "measure": "ssim", "difference_low": -1, "difference_high": 2}
+        assert verdict(record) == ""
+        assert verdict(record | {"difference_low": None}) == ""
+
+
+class TestTables:
+    def table(self) -> list[dict]:
+        """Ours is clearly worse in error (lower is better), and no different in SSIM."""
+        rng = np.random.default_rng(2)
+        error = {key: float(rng.normal(5, 0.1)) for key in KEYS}
+        worse = {key: value + 2 for key, value in error.items()}
+        noise = {key: float(rng.normal()) for key in KEYS}
+        other = {key: value + float(rng.normal(0, 3)) for key, value in noise.items()}
+        table = pd.concat(
+            [
+                rows("histogram matching", error, "absolute error").assign(part="age"),
+                rows("ours", worse, "absolute error").assign(part="age"),
+                rows("histogram matching", noise),
+                rows("ours", other),
+            ]
+        )
+        return summarise(table)
+
+    def test_losses_are_listed_in_words(self) -> None:
+        found = losses(self.table(), "ours")
+        assert len(found) == 1
+        assert found[0].startswith("Age, absolute error, g: 7.0")
+        assert "n = 8" in found[0]
+
+    def test_tables_show_every_method_and_what_is_missing(self) -> None:
+        shown = tables(self.table())
+        assert [table["title"] for table in shown] == [
+            "Age, absolute error",
+            "SSIM against the truth",
+        ]
+        assert shown[0]["methods"] == ["histogram matching", "ours"]
+        assert shown[0]["rows"][0]["cells"][1]["kind"] == "worse"
+        assert shown[1]["rows"][0]["cells"][1]["kind"] == ""
+
+    def test_markdown_has_one_line_a_measure(self) -> None:
+        lines = markdown(self.table(), ["ours", "absent"]).splitlines()
+        assert lines[0] == "| | scans | ours | absent |"
+        assert len(lines) == 4
+        assert all(line.endswith("| - |") for line in lines[2:])
+
+    def test_markdown_says_where_a_method_has_fewer_scans(self) -> None:
+        records = [r for r in self.table() if r["measure"] == "ssim"]
+        fewer = [r | {"scans": 4} if r["method"] == "ours" else r for r in records]
+        line = markdown(fewer, ["histogram matching", "ours"]).splitlines()[-1]
+        assert line.endswith("] (n = 4) |")
+        assert line.count("n = ") == 1
+        assert "| 8 |" in line

@@ -1,0 +1,207 @@
+"""The whole evaluation on drawn heads: small, but through every part that a user meets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from fixtures_pipeline import RAS, head, head_image
+from isochroma.cli import app
+from isochroma.errors import InputError
+from isochroma.evaluation.measuring import measure_scan
+from isochroma.evaluation.methods import Blur, Command, Raw, TargetMean
+from isochroma.evaluation.phantoms.travelling import write_study
+from isochroma.evaluation.plan import Budget, Plan, make_plan
+from isochroma.evaluation.run import evaluate
+from isochroma.evaluation.summary import Summary
+from isochroma.evaluation.tools import fit_tools
+from isochroma.evaluation.workspace import Workspace
+
+BUDGET = Budget(segmenter_steps=2, permutations=5, convnet_permutations=0, resamples=100)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three target scans; a source scan with labels, lesions and truth, and its repetition."""
+    folder = tmp_path_factory.mktemp("study")
+    rows = []
+    for seed in range(3):
+        nib.save(head_image(seed=seed), folder / f"t{seed}.nii.gz")
+        rows.append({"path": f"t{seed}.nii.gz", "site": "T", "split": "train", "age": 30 + seed})
+    data, mask = head(seed=5)
+    labels = np.where(mask, np.digitize(data, [400, 750]) + 1, 0).astype(np.uint8)
+    lesions = np.zeros(mask.shape, np.uint8)
+    lesions[28:32, 28:32, 15:19] = 1
+    nib.save(head_image(seed=5), folder / "truth.nii.gz")
+    nib.save(nib.Nifti1Image(labels, RAS), folder / "labels.nii.gz")
+    nib.save(nib.Nifti1Image(lesions, RAS), folder / "lesions.nii.gz")
+    for name, power in (("s0", 0.6), ("s1", 0.7)):
+        source = np.where(mask, 1000 * (data / 1050) ** power, 0).astype(np.float32)
+        nib.save(nib.Nifti1Image(source, RAS), folder / f"{name}.nii.gz")
+        rows.append(
+            {
+                "path": f"{name}.nii.gz",
+                "site": "S",
+                "person": "s",
+                "age": 40,
+                "truth": "truth.nii.gz",
+                "tissues": "labels.nii.gz",
+                "lesions": "lesions.nii.gz",
+                "core": "yes" if name == "s0" else "",
+            }
+        )
+    rows.append({"path": "truth.nii.gz", "site": "T", "split": "test", "truth": "truth.nii.gz"})
+    write_study(folder / "study.tsv", rows)
+    return folder / "study.tsv"
+
+
+@pytest.fixture(scope="module")
+def result(study: Path) -> tuple[Path, Summary]:
+    out = study.parent / "report"
+    copy = Command("copy", "cp {input} {output}")
+    broken = Command("broken", "false {input} {output}")
+    methods = [Blur(), TargetMean(), copy, broken]
+    return out, evaluate(study, out, methods, budget=BUDGET)
+
+
+def value(out: Path, part: str, measure: str, method: str) -> float:
+    table = pd.read_csv(out / "results.csv")
+    found = table[
+        (table["part"] == part) & (table["measure"] == measure) & (table["method"] == method)
+    ]
+    assert len(found), (part, measure, method)
+    return float(found["value"].mean())
+
+
+class TestEvaluation:
+    def test_truth_is_the_measure_and_blur_is_further_from_it(
+        self, result: tuple[Path, Summary]
+    ) -> None:
+        out, _ = result
+        table = pd.read_csv(out / "results.csv")
+        own = table[(table["scan"] == "truth") & (table["method"] == "raw")]
+        scores = own[own["part"] == "truth"].set_index("measure")["value"]
+        assert scores["ssim"] == pytest.approx(1, abs=1e-3)
+        assert "psnr" not in scores  # infinite: left out
+        assert value(out, "truth", "psnr", "raw") > value(out, "truth", "psnr", "blur") + 3
+
+    def test_a_command_that_copies_scores_as_raw(self, result: tuple[Path, Summary]) -> None:
+        out, _ = result
+        for part, measure in (("truth", "ssim"), ("segmentation", "dice mean"), ("pairs", "ncc")):
+            raw = value(out, part, measure, "raw")
+            assert value(out, part, measure, "copy") == pytest.approx(raw, abs=0.01)
+
+    def test_raw_keeps_all_anatomy_and_blur_does_not(self, result: tuple[Path, Summary]) -> None:
+        out, _ = result
+        assert value(out, "anatomy", "edges kept", "raw") == 1
+        assert value(out, "anatomy", "edges invented", "raw") == 0
+        assert value(out, "anatomy", "local ncc", "raw") == pytest.approx(1, abs=1e-3)
+        assert value(out, "anatomy", "local ncc", "blur") < 0.99
+        assert value(out, "closeness", "change", "raw") == 0
+
+    def test_repetitions_of_one_person_are_paired(self, result: tuple[Path, Summary]) -> None:
+        out, _ = result
+        table = pd.read_csv(out / "results.csv")
+        pairs = table[table["part"] == "pairs"]
+        assert set(pairs["group"]) == {"rescan"}
+        assert value(out, "pairs", "ncc", "raw") > 0.85
+        # The mean head looks the same whatever is put in: agreement alone proves nothing.
+        assert value(out, "pairs", "ncc", "target mean") > 0.99
+
+    def test_a_failing_method_is_listed_and_the_rest_goes_on(
+        self, result: tuple[Path, Summary]
+    ) -> None:
+        out, summary = result
+        failed = {(each.scan, each.method) for each in summary.failures}
+        assert failed == {("s0", "broken"), ("s1", "broken"), ("truth", "broken")}
+        assert "broken" not in set(pd.read_csv(out / "results.csv")["method"])
+
+    def test_report_is_one_page_with_everything(self, result: tuple[Path, Summary]) -> None:
+        out, summary = result
+        page = (out / "report.html").read_text()
+        for title in ("Truth known", "one person, scanned twice", "Anatomy kept", "segmentation"):
+            assert title in page
+        assert "data:image/png;base64," in page
+        assert "http://" not in page
+        assert "https://" not in page
+        assert "fewer than 20 target scans" in page
+        assert "broken failed with exit code 1" in page
+        assert json.loads((out / "summary.json").read_text())["records"] == summary.records
+
+    def test_a_second_run_computes_nothing_anew(
+        self, study: Path, result: tuple[Path, Summary], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out, first = result
+        methods = [Blur(), TargetMean(), Command("copy", "cp {input} {output}")]
+
+        def never(*_: object) -> None:
+            message = "computed again"
+            raise AssertionError(message)
+
+        monkeypatch.setattr(Blur, "apply", never)
+        monkeypatch.setattr(Command, "apply", never)
+        again = evaluate(study, out, methods, budget=BUDGET, jobs=1)  # in this process
+        assert again.failures == []
+        kept = [r for r in again.records if r["part"] != "audit"]
+        known = [r for r in first.records if r["part"] != "audit"]
+        assert kept == known
+
+    def test_a_corrected_label_is_measured_anew(
+        self, study: Path, result: tuple[Path, Summary]
+    ) -> None:
+        """The output of the scan is kept, its Dice is not."""
+        out, _ = result
+        before = value(out, "segmentation", "dice mean", "raw")
+        plan = make_plan(study, out, [], budget=BUDGET, jobs=1)
+        scan = plan.work.scans[0]
+        data, mask = head(seed=5)
+        labels = np.where(mask, 3 - np.digitize(data, [400, 750]), 0).astype(np.uint8)
+        nib.save(nib.Nifti1Image(labels, RAS), study.parent / "other.nii.gz")
+        changed = dataclasses.replace(scan, tissues=study.parent / "other.nii.gz")
+        work = Workspace(plan.work.train, [changed], out / "cache", 0)
+        tools = fit_tools(work, BUDGET.segmenter_steps)
+        found = measure_scan(dataclasses.replace(plan, work=work), Raw(), changed, tools)
+        dice = {row.measure: row.value for row in found.rows if row.part == "segmentation"}
+        assert abs(dice["dice mean"] - before) > 0.01
+
+
+class TestCommandLine:
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["evaluate", "none.tsv", "-o", "x"], "no such study"),
+            (["evaluate", "STUDY", "-o", "x", "--method", "magic"], "method 'magic' is unknown"),
+            (["evaluate", "STUDY", "-o", "x", "--method", "raw", "--command", "cp"], "NAME="),
+        ],
+    )
+    def test_errors_are_one_line(
+        self, study: Path, tmp_path: Path, words: list[str], said: str
+    ) -> None:
+        words = [str(study) if word == "STUDY" else word for word in words]
+        words = [str(tmp_path / "x") if word == "x" else word for word in words]
+        done = CliRunner().invoke(app, words)
+        assert isinstance(done.exception, InputError)
+        assert said in str(done.exception)
+
+    def test_core_knows_methods_and_commands(
+        self, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        limited: list[set[str]] = []
+
+        def stop(plan: Plan) -> None:
+            limited.append(set(plan.only_core))
+            message = "stop here"
+            raise InputError(message)
+
+        monkeypatch.setattr("isochroma.evaluation.run.prepare_scans", stop)
+        words = ["evaluate", str(study), "-o", str(tmp_path), "--method", "zscore"]
+        words += ["--command", "copy=cp {input} {output}", "--core", "copy", "--core", "zscore"]
+        assert "stop here" in str(CliRunner().invoke(app, words).exception)
+        assert limited == [{"copy", "z-score"}]

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isochroma.evaluation.summary import estimate, summarise
+
+
+def rows(method: str, values: dict[tuple[str, str], float], measure: str = "ssim") -> pd.DataFrame:
+    """Rows of one method; keys are (scan, person)."""
+    return pd.DataFrame(
+        {
+            "part": "truth",
+            "group": "g",
+            "scan": scan,
+            "person": person,
+            "method": method,
+            "measure": measure,
+            "value": value,
+            "low": np.nan,
+            "high": np.nan,
+            "scans": 1,
+        }
+        for (scan, person), value in values.items()
+    )
+
+
+KEYS = [(f"s{i}", f"p{i}") for i in range(8)]
+
+
+def of(records: list[dict], method: str) -> dict:
+    return next(record for record in records if record["method"] == method)
+
+
+class TestEstimate:
+    def test_scans_of_a_person_count_once(self) -> None:
+        values = rows("m", {("a", "p"): 0.0, ("b", "p"): 0.0, ("c", "p"): 0.0, ("d", "q"): 1.0})
+        found = estimate(values)
+        assert found.mean == 0.5
+        assert (found.scans, found.persons) == (4, 2)
+        assert (found.low, found.high) == (0.0, 1.0)
+
+    def test_one_person_has_no_interval(self) -> None:
+        found = estimate(rows("m", {("a", "p"): 1.0, ("b", "p"): 3.0}))
+        assert found.mean == 2.0
+        assert np.isnan(found.low)
+
+    def test_interval_covers_the_mean_of_many_normal_draws(self) -> None:
+        rng = np.random.default_rng(0)
+        hits = 0
+        for _ in range(100):
+            drawn = {key: float(rng.normal(5)) for key in [(f"s{i}", f"p{i}") for i in range(30)]}
+            found = estimate(rows("m", drawn), resamples=500)
+            hits += found.low <= 5 <= found.high
+        assert 87 <= hits <= 100
+
+
+class TestSummarise:
+    def test_difference_is_paired(self) -> None:
+        rng = np.random.default_rng(1)
+        base = {key: float(rng.normal(0, 10)) for key in KEYS}
+        better = {key: value + 1 + 0.01 * rng.normal() for key, value in base.items()}
+        table = pd.concat([rows("histogram matching", base), rows("ours", better)])
+        record = of(summarise(table), "ours")
+        # The spread over scans is ten times the gain, but every scan gains.
+        assert record["difference"] == pytest.approx(1, abs=0.05)
+        assert record["difference_low"] > 0.9
+        assert record["low"] < record["mean"] - 1
+
+    def test_difference_uses_common_scans_only(self) -> None:
+        base = dict.fromkeys(KEYS, 1.0)
+        part = dict.fromkeys(KEYS[:3], 3.0)
+        table = pd.concat([rows("histogram matching", base), rows("ours", part)])
+        record = of(summarise(table), "ours")
+        assert record["difference"] == 2.0
+        assert record["difference_scans"] == 3
+        assert record["scans"] == 3
+
+    def test_interval_of_a_group_value_is_kept(self) -> None:
+        table = rows("ours", {("all", "all"): 0.4}).assign(low=0.1, high=0.9, scans=22)
+        record = summarise(table)[0]
+        assert (record["mean"], record["low"], record["high"]) == (0.4, 0.1, 0.9)
+        assert record["scans"] == 22
+
+    def test_measures_that_are_not_shown_are_left_out(self) -> None:
+        table = rows("ours", {("a", "p"): 40.0}, "predicted").assign(part="age")
+        assert summarise(table) == []

@@ -1,0 +1,114 @@
+"""Warnings: codes, texts and values for known geometry."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from conftest import distance_from_centre
+from isochroma.checks import ScanWarning, check_refinement, check_scan
+from isochroma.images.grid import Grid
+from isochroma.images.preprocess import Prepared
+from isochroma.models.config import TargetDomain
+
+
+def grid_of(shape: tuple[int, ...], *voxel_mm: float) -> Grid:
+    return Grid(shape, np.diag([*voxel_mm, 1.0]))
+
+
+def box_shaped_brain(spacing_mm: float = 2.0) -> Prepared:
+    """A brain of 35 x 43 x 34 voxels."""
+    mask = np.zeros((44, 50, 42), bool)
+    mask[4:39, 3:46, 5:39] = True
+    grid = grid_of(mask.shape, *[spacing_mm] * 3)
+    return Prepared(mask.astype(np.float32), mask, grid, 0, 1)
+
+
+class TestCheckScan:
+    TARGET = TargetDomain(smallest_mm=(68.0, 84.0, 66.0), largest_mm=(74.0, 90.0, 74.0))
+
+    def found(
+        self, source: Prepared, *voxel_mm: float, target: TargetDomain | None = None
+    ) -> list[ScanWarning]:
+        return check_scan(source, grid_of((9, 9, 9), *voxel_mm), target or self.TARGET)
+
+    def test_none_for_a_head_like_the_targets(self) -> None:
+        assert self.found(box_shaped_brain(), 2, 2, 2) == []
+
+    def test_fine_voxels(self) -> None:
+        (found,) = self.found(box_shaped_brain(), 2, 1.4, 1.5)
+        assert (found.code, found.value) == ("fine-voxels", pytest.approx(1.4))
+        assert found.text == "voxels of 2.0 x 1.4 x 1.5 mm: detail finer than 2 mm is lost."
+
+    def test_thick_voxels(self) -> None:
+        (found,) = self.found(box_shaped_brain(), 2, 2, 4)
+        assert (found.code, found.value) == ("thick-voxels", pytest.approx(4))
+        assert found.text == "voxels of 2.0 x 2.0 x 4.0 mm: the model was trained at 2 mm."
+
+    def test_both(self) -> None:
+        found = self.found(box_shaped_brain(), 1, 1, 4)
+        assert {each.code for each in found} == {"thick-voxels", "fine-voxels"}
+
+    def test_the_lower_third_is_missing(self) -> None:
+        source = box_shaped_brain()
+        mask = source.mask.copy()
+        mask[:, :, :17] = False
+        (found,) = self.found(dataclasses.replace(source, mask=mask), 2, 2, 2)
+        assert (found.code, found.value) == ("brain-size", pytest.approx(44))
+        assert found.text.startswith("the brain is 44 mm high, those of the target 66 to 74:")
+
+    def test_a_mask_that_is_too_wide(self) -> None:
+        wide = dataclasses.replace(self.TARGET, smallest_mm=(40.0,) * 3, largest_mm=(58.0, 90, 74))
+        (found,) = self.found(box_shaped_brain(), 2, 2, 2, target=wide)
+        assert (found.code, found.value) == ("brain-size", pytest.approx(70))
+        assert "70 mm wide" in found.text
+
+    def test_unknown_sizes(self) -> None:
+        assert self.found(box_shaped_brain(1.0), 1, 1, 1, target=TargetDomain()) == []
+
+
+class TestCheckRefinement:
+    """A refinement that moves a ball of ever larger size, of a model that errs by 0.15."""
+
+    ERROR = 0.15
+    SHAPE = (60, 60, 60)
+
+    def found(
+        self, radius_mm: float, change: float = 1.0, spacing_mm: float = 1.0
+    ) -> list[ScanWarning]:
+        rng = np.random.default_rng(0)
+        first = np.clip(0.4 * rng.standard_normal(self.SHAPE), -1, 1)
+        refined = first + self.ERROR * rng.standard_normal(self.SHAPE)
+        refined[distance_from_centre(self.SHAPE) * spacing_mm < radius_mm] -= change
+        grid = grid_of(self.SHAPE, *[spacing_mm] * 3)
+        source = Prepared(first, np.ones(self.SHAPE, dtype=bool), grid, 0, 1)
+        return check_refinement(first, refined, source, self.ERROR)
+
+    def test_errors_like_the_models_are_usual(self) -> None:
+        assert self.found(0) == []
+
+    def test_small_lesions_are_usual(self) -> None:
+        assert self.found(6) == []
+
+    def test_slight_changes_are_usual(self) -> None:
+        assert self.found(18, change=0.3) == []
+
+    @pytest.mark.parametrize(("radius", "spacing"), [(14, 1.0), (14, 0.9), (18, 1.2)])
+    def test_a_large_one_is_told_with_its_size(self, radius: float, spacing: float) -> None:
+        (found,) = self.found(radius, spacing_mm=spacing)
+        assert found.code == "unexplained-region"
+        assert found.value == pytest.approx(4 / 3 * np.pi * radius**3 / 1000, rel=0.2)
+        assert found.text.startswith(f"a region of {found.value:.0f} ml ")
+
+    def test_two_small_ones_do_not_add_up(self) -> None:
+        """Of 2.1 ml each."""
+        first = np.zeros(self.SHAPE)
+        refined = first.copy()
+        where = np.indices(self.SHAPE)
+        for centre in (14, 45):
+            refined[np.sqrt(((where - centre) ** 2).sum(0)) < 8] = 1
+        grid = grid_of(self.SHAPE, 1, 1, 1)
+        source = Prepared(first, np.ones(self.SHAPE, dtype=bool), grid, 0, 1)
+        assert check_refinement(first, refined, source, self.ERROR) == []
