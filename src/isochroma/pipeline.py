@@ -22,7 +22,7 @@ from isochroma.checks import ScanWarning, check_refinement, check_scan
 from isochroma.errors import InputError, about
 from isochroma.images.brain import find_brain
 from isochroma.images.grid import Grid, resample
-from isochroma.images.io import as_scan, like, load
+from isochroma.images.io import as_scan, like, load, load_mask
 from isochroma.images.masked import extend_outside
 from isochroma.images.preprocess import (
     Prepared,
@@ -325,7 +325,7 @@ class Harmonizer:
         self._check_dtype(dtype)
         with record() as seconds:
             scan = as_scan(scan)
-            given = load(mask) if isinstance(mask, (str, Path)) else mask
+            given = load_mask(mask) if isinstance(mask, (str, Path)) else mask
             with stage("mask"):
                 brain = find_brain(scan, given)
             source = prepare(scan, brain.mask, self.preprocess)

@@ -202,7 +202,7 @@ def say(text: str, err: bool = False) -> None:
         typer.echo(text, err=err)
 
 
-def report(error: Exception, path: Path | None = None) -> None:
+def report(error: Exception, path: Path | None = None, params: Iterable[Any] = ()) -> None:
     """Print an error as one line on standard error, with its traceback in verbose mode.
 
     Parameters
@@ -211,10 +211,13 @@ def report(error: Exception, path: Path | None = None) -> None:
         What went wrong; kinds that are not `InputError` are named.
     path : Path, optional
         The file that it concerns, named unless the message does.
+    params : iterable, optional
+        Parameters of the running command, to name the option at fault.
     """
     if logger.isEnabledFor(logging.DEBUG):
         traceback.print_exception(error)
-    message = " ".join(str(error).split())
+    message = explain(error, params) if isinstance(error, InputError) else str(error)
+    message = " ".join(message.split())
     if not isinstance(error, (InputError, OSError)):
         message = f"{type(error).__name__}{': ' if message else ''}{message}"
     if path is not None and printable(path) not in message:

@@ -38,6 +38,7 @@ DTYPES = ("float32", "input")
 
 @command("harmonize")
 def harmonize(
+    context: typer.Context,
     scans: Annotated[list[Path], typer.Argument(metavar="IN...", help="Scans: .nii[.gz], .mgz.")],
     output: Annotated[
         Path,
@@ -170,7 +171,7 @@ def harmonize(
                 warnings = job.run()
             except Exception as error:  # whatever one scan raises, the others go on
                 count["failed"] += 1
-                report(error, path)
+                report(error, path, context.command.params)
                 continue
             count["done"] += 1
             count["with warnings"] += bool(warnings)
@@ -259,7 +260,7 @@ class Job:
         warnings : list of ScanWarning
             What is unusual about the scan or the result.
         """
-        from isochroma.images.io import load
+        from isochroma.images.io import load, load_mask
         from isochroma.outputs import sidecar, write_outputs
         from isochroma.stages import record, stage
         from isochroma.uncertainty import estimate_uncertainty
@@ -267,7 +268,7 @@ class Job:
         with record() as seconds:
             with stage("load"):
                 scan = load(self.path)
-                given = load(self.mask) if self.mask is not None else None
+                given = load_mask(self.mask) if self.mask is not None else None
             with about(self.path):
                 kind = scan.get_data_dtype() if self.dtype == "input" else self.dtype
                 result = self.harmonizer.run(scan, given, kind)

@@ -295,6 +295,3 @@ def _deepbet_network():  # type: ignore[no-untyped-def]
     from deepbet import BrainExtraction
 
     return BrainExtraction(no_gpu=True)
-
-
-brain_mask = find_brain  # until every caller has the new name

@@ -16,7 +16,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from numpy.typing import DTypeLike
 
-from isochroma.errors import InputError, printable
+from isochroma.errors import InputError, one_line, printable
 from isochroma.files import write_atomically
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
@@ -106,7 +106,7 @@ def load(path: Path | str, constant: bool = False) -> nib.spatialimages.SpatialI
             msg = f"{shown}: {hint}. {'Fetch it first.' if fetched else 'Check the path.'}"
             raise InputError(msg)
     except (OSError, RuntimeError) as error:  # links in a circle, names too long
-        msg = f"{shown}: cannot be opened ({reason(error)}). Check the path."
+        msg = f"{shown}: cannot be opened ({one_line(error)}). Check the path."
         raise InputError(msg) from error
     if not has_volume_suffix(path):
         msg = f"{shown}: not a volume isochroma reads. Convert it to one of {', '.join(SUFFIXES)}."
@@ -114,6 +114,25 @@ def load(path: Path | str, constant: bool = False) -> nib.spatialimages.SpatialI
     with about_file(shown):
         image = read_volume(path)
     return as_scan(image, shown, constant)
+
+
+def load_mask(path: Path | str) -> nib.spatialimages.SpatialImage:
+    """Load a mask, which may be constant; an `InputError` is about the argument "mask".
+
+    Parameters
+    ----------
+    path : Path or str
+        A NIfTI or MGH file.
+
+    Returns
+    -------
+    mask : SpatialImage
+        3D.
+    """
+    try:
+        return load(path, constant=True)
+    except InputError as error:
+        raise InputError(str(error), "mask") from error
 
 
 @contextlib.contextmanager
@@ -130,9 +149,7 @@ def about_file(shown: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # nibabel and zlib raise many kinds for a damaged file
-        msg = (
-            f"{shown}: cannot be read as NIfTI or MGH ({reason(error)}). Export or convert it anew."
-        )
+        msg = f"{shown}: cannot be read as NIfTI or MGH ({one_line(error)}). Export or convert it anew."
         raise InputError(msg) from error
 
 
@@ -238,12 +255,6 @@ def with_unit_quaternion(content: bytes, header: Any) -> bytes:
         header.endianness + layout, *(part / length * (1 - 1e-6) for part in parts)
     )
     return content[:offset] + scaled + content[offset + len(scaled) :]
-
-
-def reason(error: BaseException) -> str:
-    """Return an exception's message as one short line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def as_scan(
