@@ -13,7 +13,7 @@ from typing import Any
 import nibabel as nib
 
 from isochroma import __version__
-from isochroma.errors import InputError
+from isochroma.errors import InputError, printable
 from isochroma.files import sha256, write_together
 from isochroma.images.io import has_volume_suffix, split_suffix
 from isochroma.images.slices import save_slices
@@ -137,20 +137,29 @@ def is_finished(files: OutputFiles, expected: dict[str, Any], preview: bool = Fa
     Returns
     -------
     finished : bool
+
+    Raises
+    ------
+    InputError
+        If there are outputs of another input or of other settings, which must not be lost.
     """
-    wanted = [files.image, files.mask]
-    if preview:
-        wanted.append(files.preview)
-    if expected.get("UncertaintyRuns"):
-        wanted.append(files.uncertainty)
-    if not all(path.is_file() for path in wanted):
+    if not files.sidecar.exists():
         return False
     try:
         known = json.loads(files.sidecar.read_text())
-    except (OSError, ValueError):
-        return False
-    plain = json.loads(json.dumps(expected))
-    return isinstance(known, dict) and all(known.get(key) == plain[key] for key in plain)
+        same = all(known[key] == value for key, value in json.loads(json.dumps(expected)).items())
+    except (OSError, ValueError, TypeError, KeyError):
+        same = False
+    if not same:
+        msg = (
+            f"{printable(files.sidecar)} is there, of another input or other settings. "
+            "Allow it to be replaced, or give another folder."
+        )
+        raise InputError(msg, "overwrite")
+    wanted = [files.image, files.mask, *([files.preview] if preview else [])]
+    if expected["UncertaintyRuns"]:
+        wanted.append(files.uncertainty)
+    return all(path.is_file() for path in wanted)
 
 
 def identity(

@@ -102,7 +102,7 @@ class TestFindBrain:
         moved = TWO_MM.copy()
         moved[0, 3] = 1
         given = image_of(ball((64, 64, 64), 25).astype(np.uint8), moved)
-        with pytest.raises(InputError, match=r"affine.*Resample the mask"):
+        with pytest.raises(InputError, match=r"off by 1.0 mm.*Resample the mask"):
             find_brain(image_of(stripped_head(), TWO_MM), given)
 
     @pytest.mark.parametrize(

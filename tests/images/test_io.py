@@ -50,7 +50,7 @@ class TestLoad:
         assert "no such file" in self.refused(tmp_path / "none.nii.gz", "Check the path")
 
     def test_folder(self, tmp_path: Path) -> None:
-        self.refused(tmp_path, "Check the path")
+        self.refused(tmp_path, "Name the files in it")
 
     def test_wrong_suffix(self, tmp_path: Path) -> None:
         path = tmp_path / "scan.dcm"
