@@ -218,7 +218,9 @@ def report(error: Exception, path: Path | None = None, params: Iterable[Any] = (
         traceback.print_exception(error)
     message = explain(error, params) if isinstance(error, InputError) else str(error)
     message = " ".join(message.split())
-    if not isinstance(error, (InputError, OSError)):
+    if isinstance(error, OSError):
+        message += ". Check the disk's space and permissions; nothing was half-written."
+    elif not isinstance(error, (InputError, FloatingPointError)):
         message = f"{type(error).__name__}{': ' if message else ''}{message}"
     if path is not None and printable(path) not in message:
         message = f"{printable(path)}: {message}"
@@ -247,10 +249,6 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app()
-    except (InputError, FloatingPointError) as error:
+    except (InputError, FloatingPointError, OSError) as error:
         report(error)
-        sys.exit(1)
-    except OSError as error:
-        msg = f"{error}. Check the disk's space and permissions; nothing was half-written."
-        report(OSError(msg).with_traceback(error.__traceback__))
         sys.exit(1)

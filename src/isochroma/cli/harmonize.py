@@ -142,6 +142,9 @@ def harmonize(
     if mask is not None and len(planned) > 1:
         msg = "a mask goes with one scan. Harmonize scans with masks one at a time."
         raise InputError(msg, "mask")
+    if mask is not None and not mask.is_file():
+        msg = f"{printable(mask)}: no such file. Check the path."
+        raise InputError(msg, "mask")
     if uncertainty == 1:
         msg = "an uncertainty map takes 2 runs or more, not 1."
         raise InputError(msg, "uncertainty")

@@ -149,7 +149,8 @@ def about_file(shown: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # nibabel and zlib raise many kinds for a damaged file
-        msg = f"{shown}: cannot be read as NIfTI or MGH ({one_line(error)}). Export or convert it anew."
+        why = one_line(error)
+        msg = f"{shown}: cannot be read as NIfTI or MGH ({why}). Export or convert it anew."
         raise InputError(msg) from error
 
 
