@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from isochroma.images.brain import brain_mask
+from isochroma.images.brain import find_brain
 from isochroma.images.grid import bounding_box
 from isochroma.images.io import load
 from isochroma.images.preprocess import (
@@ -45,7 +45,7 @@ def target_scans(
     )
     for number, subject in enumerate(subjects[:limit]):
         image = load(folder / f"{subject}_T1w.nii.gz")
-        truth = prepare(image, brain_mask(image)[0], settings)
+        truth = prepare(image, find_brain(image).mask, settings)
         box = bounding_box(truth.mask, MARGIN_VOXELS)  # as `prepare` will crop it again
         yield (
             number,

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +17,15 @@ import isochroma
 from fixtures_pipeline import AnalyticNetwork, config, head_image, tiny_harmonizer
 from isochroma.checks import ScanWarning
 from isochroma.errors import InputError
-from isochroma.outputs import OutputFiles, plan_outputs, save_before_after, sidecar, write_outputs
+from isochroma.outputs import (
+    OutputFiles,
+    identity,
+    is_finished,
+    plan_outputs,
+    save_before_after,
+    sidecar,
+    write_outputs,
+)
 from isochroma.pipeline import Result, SamplingSettings
 from isochroma.uncertainty import Uncertainty
 
@@ -95,24 +104,78 @@ class TestPlan:
     def test_a_scan_is_not_overwritten(self, tmp_path: Path) -> None:
         scan = tmp_path / "a.nii"
         with pytest.raises(InputError, match="is one of the scans to harmonize") as caught:
-            plan_outputs([scan], tmp_path / "sub" / ".." / "a.nii", overwrite=True)
+            plan_outputs([scan], tmp_path / "sub" / ".." / "a.nii")
         assert caught.value.argument == "output"
 
-    @pytest.mark.parametrize("ending", [".nii", "_mask.nii", ".json", ".png", "_uncertainty.nii"])
-    def test_existing_files_are_kept_unless_allowed(self, tmp_path: Path, ending: str) -> None:
-        old = tmp_path / f"a_harmonized{ending}"
-        old.write_text("precious")
-        with pytest.raises(InputError, match=f"{old} exists already") as caught:
-            plan_outputs([tmp_path / "a.nii"], tmp_path)
+    def test_a_name_that_no_file_system_takes(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="longer than 255 bytes"):
+            plan_outputs([tmp_path / ("a" * 240 + ".nii")], tmp_path / "out")
+
+    def test_a_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("precious")
+        with pytest.raises(InputError, match="cannot be written to") as caught:
+            plan_outputs([tmp_path / "a.nii"], tmp_path / "file" / "out")
+        assert caught.value.argument == "output"
+
+
+class TestFinished:
+    """Outputs count as finished with a sidecar of the same input and settings."""
+
+    EXPECTED: ClassVar = {"SourceSHA256": "ab", "Sampling": {"seed": 1}, "UncertaintyRuns": 0}
+
+    def written(self, files: OutputFiles, **changes: object) -> OutputFiles:
+        files.image.parent.mkdir()
+        for path in (files.image, files.mask):
+            path.write_bytes(b"volume")
+        files.sidecar.write_text(json.dumps(self.EXPECTED | {"Seconds": {}} | changes))
+        return files
+
+    def test_all_there(self, files: OutputFiles) -> None:
+        assert is_finished(self.written(files), self.EXPECTED)
+
+    def test_nothing_there(self, files: OutputFiles) -> None:
+        assert not is_finished(files, self.EXPECTED)
+
+    def test_without_a_sidecar_they_are_redone(self, files: OutputFiles) -> None:
+        self.written(files).sidecar.unlink()
+        assert not is_finished(files, self.EXPECTED)
+
+    def test_a_missing_image_is_redone(self, files: OutputFiles) -> None:
+        self.written(files).image.unlink()
+        assert not is_finished(files, self.EXPECTED)
+
+    def test_a_preview_that_is_asked_for(self, files: OutputFiles) -> None:
+        assert not is_finished(self.written(files), self.EXPECTED, preview=True)
+        files.preview.write_bytes(b"png")
+        assert is_finished(files, self.EXPECTED, preview=True)
+
+    def test_a_map_that_is_asked_for(self, files: OutputFiles) -> None:
+        expected = self.EXPECTED | {"UncertaintyRuns": 3}
+        assert not is_finished(self.written(files, UncertaintyRuns=3), expected)
+
+    @pytest.mark.parametrize("changes", [{"SourceSHA256": "cd"}, {"Sampling": {"seed": 2}}])
+    def test_others_are_kept(self, files: OutputFiles, changes: dict) -> None:
+        with pytest.raises(InputError, match="of another input or other settings") as caught:
+            is_finished(self.written(files, **changes), self.EXPECTED)
         assert caught.value.argument == "overwrite"
-        assert len(plan_outputs([tmp_path / "a.nii"], tmp_path, overwrite=True)) == 1
+
+    def test_a_sidecar_that_is_none_is_kept(self, files: OutputFiles) -> None:
+        self.written(files).sidecar.write_text("my notes")
+        with pytest.raises(InputError, match="of another input or other settings"):
+            is_finished(files, self.EXPECTED)
 
 
 class TestSidecar:
     def content(self, result: Result, folder: Path, spread: Uncertainty | None = None) -> dict:
         path = folder / "scan.nii.gz"
         path.write_bytes(b"abc")
-        return json.loads(json.dumps(sidecar(result, path, {"load": 0.25}, spread)))
+        harmonizer = tiny_harmonizer(
+            SamplingSettings(refine="none", seed=5),
+            model_config=config(sha256="ab" * 32),
+            outside="source",
+        )
+        made_from = identity(harmonizer, path, None, "float32", 0)
+        return json.loads(json.dumps(sidecar(result, path, made_from, {"load": 0.25}, spread)))
 
     def test_what_can_be_reproduced_from_it(self, result: Result, tmp_path: Path) -> None:
         content = self.content(result, tmp_path)

@@ -36,5 +36,16 @@ def about(path: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        msg = f"{path}: {error}"
+        msg = f"{printable(path)}: {error}"
         raise InputError(msg, error.argument) from error
+
+
+def printable(path: Path | str) -> str:
+    """Return a path without control characters, which could command the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's message as one short line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

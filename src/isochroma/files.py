@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import platform
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+
+import filelock
+import psutil
+
+from isochroma.errors import InputError
+
+LEAVING = ".isochroma-"  # begins the name of every temporary folder
 
 
 def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
@@ -23,10 +34,10 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
     """
     with contextlib.ExitStack() as stack:
         moves = []
-        for number, (path, write) in enumerate(writers.items()):
+        for path, write in writers.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             folder = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix=f".isochroma-{number}-", dir=path.parent)
+                tempfile.TemporaryDirectory(prefix=_prefix(os.getpid()), dir=path.parent)
             )
             moves.append((Path(folder) / path.name, path))
             write(moves[-1][0])
@@ -51,6 +62,65 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
     """
     write_together({Path(path): write})
     return Path(path)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder while the body runs.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it does not exist; it gets a lock file, which may stay.
+
+    Raises
+    ------
+    InputError
+        If another run holds the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        msg = f"{folder}: another run is working here. Wait for it, or give another folder."
+        raise InputError(msg, "output") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def remove_leavings(folder: Path) -> list[Path]:
+    """Remove the temporary folders of writers that were killed.
+
+    Those of living processes of this machine stay, and so do those of other machines that are
+    younger than a day.
+
+    Parameters
+    ----------
+    folder : Path
+        Where `write_together` writes; it need not exist.
+
+    Returns
+    -------
+    removed : list of Path
+        The folders that were removed.
+    """
+    removed = []
+    for found in folder.glob(f"{LEAVING}*"):
+        host, _, rest = found.name.removeprefix(LEAVING).rpartition("-")[0].rpartition("-")
+        with contextlib.suppress(OSError):
+            old = time.time() - found.stat().st_mtime > 24 * 3600
+            mine = host == platform.node()
+            if old or (mine and rest.isdecimal() and not psutil.pid_exists(int(rest))):
+                shutil.rmtree(found)
+                removed.append(found)
+    return removed
+
+
+def _prefix(pid: int) -> str:
+    return f"{LEAVING}{platform.node()}-{pid}-"
 
 
 def sha256(path: Path | str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 import nibabel as nib
 
 from isochroma import __version__
-from isochroma.errors import InputError
+from isochroma.errors import InputError, printable
 from isochroma.files import sha256, write_together
-from isochroma.images.io import SUFFIXES, has_volume_suffix, split_suffix
+from isochroma.images.io import has_volume_suffix, split_suffix
 from isochroma.images.slices import save_slices
-from isochroma.pipeline import Result
+from isochroma.pipeline import Harmonizer, Result
 from isochroma.uncertainty import Uncertainty
+
+LONGEST_NAME = 255  # bytes, on the file systems in use
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,8 @@ class OutputFiles:
         return (self.image, self.mask, self.sidecar, self.preview, self.uncertainty)
 
 
-def plan_outputs(
-    scans: Iterable[Path], output: Path, overwrite: bool = False
-) -> dict[Path, OutputFiles]:
-    """Name the outputs of every scan, and check that nothing is lost.
+def plan_outputs(scans: Iterable[Path], output: Path) -> dict[Path, OutputFiles]:
+    """Name the outputs of every scan, and check that they can be written and lose nothing.
 
     Parameters
     ----------
@@ -70,8 +71,6 @@ def plan_outputs(
         The inputs.
     output : Path
         A folder; or, for a single scan, the file name of the harmonized image.
-    overwrite : bool
-        Whether existing outputs may be replaced.
 
     Returns
     -------
@@ -81,38 +80,131 @@ def plan_outputs(
     Raises
     ------
     InputError
-        If two scans would become one file, an output is one of the inputs, or a file exists and may
-        not be replaced.
+        If two scans would become one file, an output is one of the inputs, a name is too long, or
+        the folder cannot be written to.
     """
-    scans = list(scans)
+    scans = list(dict.fromkeys(scans))
     single = has_volume_suffix(output)
     if single and len(scans) > 1:
         msg = f"{output} is a file name, and there are {len(scans)} scans. Give a folder."
         raise InputError(msg, "output")
     planned: dict[Path, OutputFiles] = {}
     taken: dict[Path, Path] = {}
-    sources = {scan.resolve() for scan in scans}
+    sources = {os.path.realpath(scan) for scan in scans}
     for scan in scans:
         stem, suffix = split_suffix(scan)
-        suffix = suffix.lower() if suffix.lower() in SUFFIXES else ".nii.gz"
+        suffix = suffix.lower() or ".nii.gz"
         files = OutputFiles.beside(output if single else output / f"{stem}_harmonized{suffix}")
         for path in files.all():
             if path in taken:
                 msg = f"{taken[path]} and {scan} would both write {path}. Use two folders."
                 raise InputError(msg)
-            if path.resolve() in sources:
+            if os.path.realpath(path) in sources:
                 msg = f"{path} is one of the scans to harmonize. Give another output."
                 raise InputError(msg, "output")
+            if len(os.fsencode(path.name)) > LONGEST_NAME:
+                msg = (
+                    f"{path.name}: longer than {LONGEST_NAME} bytes. Give the scan a shorter name."
+                )
+                raise InputError(msg)
             taken[path] = scan
-            if path.exists() and not overwrite:
-                msg = f"{path} exists already. Allow it to be replaced."
-                raise InputError(msg, "overwrite")
         planned[scan] = files
+    _check_writable(output.parent if single else output)
     return planned
 
 
+def _check_writable(folder: Path) -> None:
+    existing = next((each for each in (folder, *folder.parents) if each.exists()), folder)
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        msg = f"{folder}: cannot be written to. Check its permissions, or give another folder."
+        raise InputError(msg, "output")
+
+
+def is_finished(files: OutputFiles, expected: dict[str, Any], preview: bool = False) -> bool:
+    """Tell whether the outputs of a scan are there, made from the same input in the same way.
+
+    The sidecar is written last: without it, the outputs are those of a run that was stopped.
+
+    Parameters
+    ----------
+    files : OutputFiles
+        Where they are.
+    expected : dict
+        Entries that the sidecar must have, from `identity`.
+    preview : bool
+        Whether the picture must be there too.
+
+    Returns
+    -------
+    finished : bool
+
+    Raises
+    ------
+    InputError
+        If there are outputs of another input or of other settings, which must not be lost.
+    """
+    if not files.sidecar.exists():
+        return False
+    try:
+        known = json.loads(files.sidecar.read_text())
+        same = all(known[key] == value for key, value in json.loads(json.dumps(expected)).items())
+    except (OSError, ValueError, TypeError, KeyError):
+        same = False
+    if not same:
+        msg = (
+            f"{printable(files.sidecar)} is there, of another input or other settings. "
+            "Allow it to be replaced, or give another folder."
+        )
+        raise InputError(msg, "overwrite")
+    wanted = [files.image, files.mask, *([files.preview] if preview else [])]
+    if expected["UncertaintyRuns"]:
+        wanted.append(files.uncertainty)
+    return all(path.is_file() for path in wanted)
+
+
+def identity(
+    harmonizer: Harmonizer, source: Path, mask: Path | None, dtype: str, runs: int
+) -> dict[str, Any]:
+    """Describe what determines the outputs of a scan; every entry stands in the sidecar.
+
+    Parameters
+    ----------
+    harmonizer : Harmonizer
+        The model and its settings.
+    source : Path
+        The scan's file.
+    mask : Path or None
+        A given brain mask.
+    dtype : str
+        Voxel type that was asked for.
+    runs : int
+        Runs of the uncertainty map; 0 for none.
+
+    Returns
+    -------
+    entries : dict
+        Plain JSON values.
+    """
+    return {
+        "SourceSHA256": sha256(source),
+        "MaskSHA256": sha256(mask) if mask is not None else None,
+        "ModelSHA256": harmonizer.config.sha256,
+        "Sampling": dataclasses.asdict(
+            dataclasses.replace(harmonizer.sampling, revise=harmonizer.revises)
+        ),
+        "Preprocessing": dataclasses.asdict(harmonizer.preprocess),
+        "OutsideMask": harmonizer.outside,
+        "Dtype": dtype,
+        "UncertaintyRuns": runs,
+    }
+
+
 def sidecar(
-    result: Result, source: Path, seconds: dict[str, float], uncertainty: Uncertainty | None = None
+    result: Result,
+    source: Path,
+    made_from: dict[str, Any],
+    seconds: dict[str, float],
+    uncertainty: Uncertainty | None = None,
 ) -> dict[str, Any]:
     """Describe a result as plain JSON values.
 
@@ -122,6 +214,8 @@ def sidecar(
         From the pipeline.
     source : Path
         The scan's file.
+    made_from : dict
+        From `identity`.
     seconds : dict of str to float
         Duration of every stage so far.
     uncertainty : Uncertainty, optional
@@ -137,11 +231,8 @@ def sidecar(
     content: dict[str, Any] = {
         "GeneratedBy": {"Name": "isochroma", "Version": __version__},
         "Source": str(source),
-        "SourceSHA256": sha256(source),
         "Model": made.model,
-        "ModelSHA256": made.model_sha256,
-        "Sampling": dataclasses.asdict(made.sampling),
-        "Preprocessing": dataclasses.asdict(made.preprocess),
+        **made_from,
         "Edges": dataclasses.asdict(made.edges),
         "MaskOrigin": made.mask_origin,
         "BrainVolumeMl": made.brain_ml,
@@ -149,7 +240,6 @@ def sidecar(
             {"Code": each.code, "Text": each.text, "Value": round(each.value, 4)}
             for each in warnings
         ],
-        "OutsideMask": made.outside,
         "SourceLimits": list(made.source_limits),
         "TargetLimits": list(made.target_limits),
         "WhiteMatterMode": made.white_matter_mode,

@@ -22,7 +22,7 @@ from isochroma.checks import ScanWarning, check_refinement, check_scan
 from isochroma.errors import InputError, about
 from isochroma.images.brain import find_brain
 from isochroma.images.grid import Grid, resample
-from isochroma.images.io import as_scan, like, load
+from isochroma.images.io import as_scan, like, load, load_mask
 from isochroma.images.masked import extend_outside
 from isochroma.images.preprocess import (
     Prepared,
@@ -118,12 +118,15 @@ class Rendering:
         The source's edges.
     first, refined, output : (I, J, K) ndarray of float32
         First pass, first pass refined, and final image; model units, 0 outside the mask.
+    explained : float or None
+        Share of the source's variance that the first pass explains (`refinement.Refined`).
     """
 
     edges: np.ndarray
     first: np.ndarray
     refined: np.ndarray
     output: np.ndarray
+    explained: float | None = None
 
 
 @dataclass(frozen=True)
@@ -322,7 +325,7 @@ class Harmonizer:
         self._check_dtype(dtype)
         with record() as seconds:
             scan = as_scan(scan)
-            given = load(mask) if isinstance(mask, (str, Path)) else mask
+            given = load_mask(mask) if isinstance(mask, (str, Path)) else mask
             with stage("mask"):
                 brain = find_brain(scan, given)
             source = prepare(scan, brain.mask, self.preprocess)
@@ -369,13 +372,13 @@ class Harmonizer:
         with stage("refine"):
             refined = REFINEMENTS[sampling.refine](first, source, self.config)
         if refined.variance is None or not self.revises:
-            return Rendering(edge_map, first, refined.image, refined.image)
+            return Rendering(edge_map, first, refined.image, refined.image, refined.explained)
         with stage("revise"):
             second = self.sampler.revise(edge_map, mask, refined.image)
         with stage("refine"):
             error = self.config.validation.rmse
             output = keep_structure(second, source.image, mask, error, refined.variance)
-        return Rendering(edge_map, first, refined.image, output)
+        return Rendering(edge_map, first, refined.image, output, refined.explained)
 
     @property
     def revises(self) -> bool:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nib
 import pytest
 import SimpleITK as sitk
 import torch
@@ -72,8 +73,18 @@ class TestVerbose:
         assert "in find_model" in command(*words, "--verbose").stderr
         assert command(*words).is_refusal("no model 'vermeer'")  # it is no state
 
-    def test_disk(self, command: Command, scan: Path, out: Path, model: Path) -> None:
-        out.write_text("a file")
+    def test_disk(
+        self,
+        command: Command,
+        scan: Path,
+        out: Path,
+        model: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def full(*given: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(nib, "save", full)
         words = ("harmonize", scan, "-o", out, "--model", model)
         assert command(*words).is_refusal("Check the disk's space and permissions")
         assert "in write_together" in command(*words, "-v").stderr
@@ -167,7 +178,10 @@ class TestProcess:
         done = self.run("harmonize", gone, scan, "-o", out, "--model", model, "--device", "cpu")
         assert done.returncode == 1
         assert done.stdout == f"{out / 'sub-01_T1w_harmonized.nii.gz'}\n"
-        assert done.stderr == f"isochroma: {gone}: no such file. Check the path.\n"
+        assert done.stderr.splitlines() == [
+            f"isochroma: {gone}: no such file. Check the path.",
+            "isochroma: 2 scans: 1 done, 1 failed.",
+        ]
         assert len(names(out)) == 3
 
     def test_help_and_version_import_nothing_heavy(self) -> None:

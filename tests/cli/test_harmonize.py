@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -19,6 +23,9 @@ from fixtures_cli import Command, names
 from fixtures_pipeline import RAS, SHAPE, axes_to_affine, head, head_image, save_tiny_model
 from isochroma.models.config import TargetDomain
 from isochroma.models.folder import SHIPPED
+from isochroma.pipeline import Harmonizer, Result
+
+QUIET: dict[str, Any] = {"capture_output": True, "text": True, "check": True}
 
 
 def read_sidecar(folder: Path) -> dict:
@@ -182,6 +189,79 @@ class TestBasic:
         second = np.asarray(nib.load(out / "sub-01_T1w_harmonized.nii.gz").dataobj)
         assert np.abs(first - second).max() > 0.1
 
+    def test_finished_scans_are_skipped(
+        self, command: Command, scan: Path, out: Path, model: Path
+    ) -> None:
+        """The second scan was interrupted before its sidecar: it alone is made again."""
+        other = scan.with_name("b.nii.gz")
+        other.write_bytes(scan.read_bytes())
+        words = ("harmonize", scan, other, "-o", out, "--model", model)
+        assert command(*words).code == 0
+        (out / "b_harmonized.json").unlink()
+        (out / "b_harmonized.nii.gz").write_bytes(b"half")
+        first = out / "sub-01_T1w_harmonized.nii.gz"
+        before = first.stat().st_mtime_ns
+        again = command(*words)
+        assert again.code == 0
+        assert again.stdout.split() == [str(out / "b_harmonized.nii.gz")]
+        assert "2 scans: 1 done, 1 already there." in again.stderr
+        assert first.stat().st_mtime_ns == before
+        assert nib.load(out / "b_harmonized.nii.gz").shape == SHAPE
+        assert (out / "b_harmonized.json").is_file()
+
+    def test_other_settings_do_not_replace_what_is_there(
+        self, command: Command, scan: Path, out: Path, model: Path
+    ) -> None:
+        words = ("harmonize", scan, "-o", out, "--model", model)
+        assert command(*words).code == 0
+        before = (out / "sub-01_T1w_harmonized.json").read_text()
+        refused = command(*words, "--steps", 2)
+        assert refused.code == 1
+        assert "other settings" in refused.stderr
+        assert "(option --overwrite)" in refused.stderr
+        assert (out / "sub-01_T1w_harmonized.json").read_text() == before
+
+    def test_leavings_of_a_killed_run_are_removed(
+        self, command: Command, scan: Path, out: Path, model: Path
+    ) -> None:
+        dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], **QUIET)
+        folders = [
+            out / f".isochroma-{platform.node()}-{pid}-abc"
+            for pid in (int(dead.stdout), os.getpid())
+        ]
+        for folder in folders:
+            folder.mkdir(parents=True)
+            (folder / "half.nii.gz").write_bytes(b"half")
+        assert command("harmonize", scan, "-o", out, "--model", model).code == 0
+        assert [folder.exists() for folder in folders] == [False, True]
+
+    def test_whatever_one_scan_raises_the_others_go_on(
+        self,
+        command: Command,
+        scan: Path,
+        out: Path,
+        model: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        other = scan.with_name("b.nii.gz")
+        other.write_bytes(scan.read_bytes())
+        run = Harmonizer.run
+        calls = iter([MemoryError("no memory"), None])
+
+        def failing(self: Harmonizer, *given: object) -> Result:
+            error = next(calls)
+            if error is not None:
+                raise error
+            return run(self, *given)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Harmonizer, "run", failing)
+        done = command("harmonize", scan, other, "-o", out, "--model", model)
+        assert done.code == 1
+        lines = done.stderr.splitlines()
+        assert lines[0] == f"isochroma: {scan}: MemoryError: no memory"
+        assert lines[1] == "isochroma: 2 scans: 1 done, 1 failed."
+        assert done.stdout.strip() == str(out / "b_harmonized.nii.gz")
+
     def test_a_warning_is_told_and_written(
         self, command: Command, scan: Path, out: Path, tmp_path: Path
     ) -> None:
@@ -319,15 +399,14 @@ class TestRefusals:
         assert refused.is_refusal("a mask goes with one scan", "(option --mask)")
         assert not out.exists()
 
-    @pytest.mark.parametrize("ending", [".nii.gz", ".json", "_mask.nii.gz"])
-    def test_existing_output(
-        self, command: Command, scan: Path, out: Path, model: Path, ending: str
+    def test_outputs_of_something_else_are_kept(
+        self, command: Command, scan: Path, out: Path, model: Path
     ) -> None:
         out.mkdir()
-        old = out / f"sub-01_T1w_harmonized{ending}"
+        old = out / "sub-01_T1w_harmonized.json"
         old.write_text("precious")
         refused = command("harmonize", scan, "-o", out, "--model", model)
-        assert refused.is_refusal(f"{old} exists already", "(option --overwrite)")
+        assert refused.is_refusal(f"{old} is there", "(option --overwrite)")
         assert old.read_text() == "precious"
         assert names(out) == [old.name]
 

@@ -8,11 +8,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from conftest import ball
+from conftest import ball, distance_from_centre
 from fixtures_images import image_of
 from isochroma.errors import InputError
 from isochroma.images import brain
-from isochroma.images.brain import find_brain, is_stripped, largest_component
+from isochroma.images.brain import (
+    find_brain,
+    is_stripped,
+    largest_component,
+    valley_under_surface,
+)
 
 TWO_MM = np.diag([2.0, 2, 2, 1])
 
@@ -102,7 +107,7 @@ class TestFindBrain:
         moved = TWO_MM.copy()
         moved[0, 3] = 1
         given = image_of(ball((64, 64, 64), 25).astype(np.uint8), moved)
-        with pytest.raises(InputError, match=r"affine.*Resample the mask"):
+        with pytest.raises(InputError, match=r"off by 1.0 mm.*Resample the mask"):
             find_brain(image_of(stripped_head(), TWO_MM), given)
 
     @pytest.mark.parametrize(
@@ -169,3 +174,128 @@ class TestLargestComponent:
 
     def test_nothing(self) -> None:
         assert not largest_component(np.zeros((3, 3, 3), dtype=bool)).any()
+
+
+def layered(shape: tuple[int, int, int], edges: list[float], values: list[float]) -> np.ndarray:
+    """Concentric shells: values[n] up to the radius edges[n], voxels; 0 outside."""
+    radius = distance_from_centre(shape)
+    return np.select([radius < edge for edge in edges], values, 0).astype(np.float32)
+
+
+class TestStripped:
+    """Balls of 2 mm voxels as whole heads and stripped brains."""
+
+    SHAPE = (80, 80, 80)
+    HEAD = ([29, 33, 36], [700.0, 60.0, 500.0])  # brain 817 ml; skull; scalp to 1563 ml
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """How often deepbet was asked; it answers with the inner ball."""
+        calls: list[int] = []
+
+        def inner(scan: nib.Nifti1Image) -> np.ndarray:
+            calls.append(1)
+            return ball(self.SHAPE, 29)
+
+        monkeypatch.setattr(brain, "deepbet", inner)
+        monkeypatch.setitem(brain.EXTRACTORS, "deepbet", inner)
+        return calls
+
+    def test_a_small_whole_head_on_zeros_goes_to_deepbet(self, asked: list[int]) -> None:
+        data = layered(self.SHAPE, *self.HEAD)
+        found = find_brain(nib.Nifti1Image(data, TWO_MM))
+        assert found.origin == "deepbet"
+        np.testing.assert_array_equal(found.mask, ball(self.SHAPE, 29))
+
+    @pytest.mark.parametrize("values", [(800.0, 500.0, 150.0), (200.0, 300.0, 900.0)])
+    def test_a_stripped_brain_is_taken_as_it_is(
+        self, asked: list[int], values: tuple[float, ...]
+    ) -> None:
+        """White matter, grey matter, CSF: in T1w from bright to dark, in T2w the reverse."""
+        data = layered(self.SHAPE, [20, 27, 30], list(values))
+        found = find_brain(nib.Nifti1Image(data, TWO_MM))
+        assert found.origin == "stripped"
+        np.testing.assert_array_equal(found.mask, data > 0)
+        assert asked == []
+
+    def test_valley_is_the_skulls_depth(self) -> None:
+        """Scalp 500 is the darker of the two sides; the skull has 60."""
+        data = layered(self.SHAPE, *self.HEAD)
+        depth = valley_under_surface(data, data > 0, np.full(3, 2.0))
+        assert depth == pytest.approx(60 / 500, abs=1e-3)
+
+    def test_a_faint_halo_is_cut_off(self, asked: list[int]) -> None:
+        data = layered(self.SHAPE, [20, 27, 30], [800.0, 500.0, 150.0])
+        halo = np.where(ball(self.SHAPE, 33) & (data == 0), 4.0, data)
+        found = find_brain(nib.Nifti1Image(halo.astype(np.float32), TWO_MM))
+        np.testing.assert_array_equal(found.mask, data > 0)
+
+    def test_dark_voxels_of_the_brain_are_no_halo(self, asked: list[int]) -> None:
+        data = layered(self.SHAPE, [20, 27, 30], [800.0, 500.0, 150.0])
+        dark = data.copy()
+        dark[38:44, 38:44, 38:44] = 3
+        found = find_brain(nib.Nifti1Image(dark, TWO_MM))
+        np.testing.assert_array_equal(found.mask, data > 0)
+
+
+class TestGivenMask:
+    SCAN = image_of(np.full((64, 64, 64), 5, np.float32), TWO_MM)
+
+    def test_probabilities_are_cut_at_half(self) -> None:
+        radius = distance_from_centre((64, 64, 64))
+        soft = np.clip(1 - (radius - 20) / 10, 0, 1).astype(np.float32)  # 0.5 at 25
+        found = find_brain(self.SCAN, image_of(soft, TWO_MM)).mask
+        np.testing.assert_array_equal(found, radius <= 25)
+
+    @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32, np.float64])
+    def test_labels_are_brain_wherever_they_are(self, kind: type) -> None:
+        labels = (ball((64, 64, 64), 25) * 1).astype(kind)
+        labels[20:30][labels[20:30] > 0] = 4
+        np.testing.assert_array_equal(
+            find_brain(self.SCAN, image_of(labels, TWO_MM)).mask, labels > 0
+        )
+
+    def test_another_orientation(self) -> None:
+        mask = ball((64, 64, 64), 25)
+        mask[:, :32] = False
+        stored = image_of(mask.astype(np.uint8), TWO_MM).as_reoriented(
+            nib.orientations.axcodes2ornt(("P", "I", "R"))
+        )
+        assert stored.shape == mask.shape
+        assert not np.array_equal(np.asarray(stored.dataobj) > 0, mask)
+        np.testing.assert_array_equal(find_brain(self.SCAN, stored).mask, mask)
+
+    def test_a_rounded_affine(self) -> None:
+        rounded = TWO_MM.copy()
+        rounded[:3, 3] = 0.04
+        mask = ball((64, 64, 64), 25)
+        found = find_brain(self.SCAN, image_of(mask.astype(np.uint8), rounded))
+        np.testing.assert_array_equal(found.mask, mask)
+
+    def test_a_plate_is_no_brain(self) -> None:
+        mask = np.zeros((64, 64, 64), np.uint8)
+        mask[2:62, 2:62, 30:41] = 1  # 22 mm
+        with pytest.raises(InputError, match="22 mm thin") as caught:
+            find_brain(self.SCAN, image_of(mask, TWO_MM))
+        assert caught.value.argument == "mask"
+
+
+def test_deepbet_sees_a_wide_field_of_view_without_its_border(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The head alone, 4 voxels of border left; the mask comes back where the head is."""
+    data = np.zeros((200, 180, 190), np.float32)
+    head = layered((60, 60, 60), [29], [500.0])
+    box = (slice(90, 150), slice(20, 80), slice(70, 130))
+    data[box] = head
+    shapes = []
+
+    def run(image: nib.Nifti1Image) -> tuple:
+        shapes.append(image.shape)
+        found = np.asarray(image.dataobj) > 0
+        return None, nib.Nifti1Image(found.astype(np.uint8), image.affine), None
+
+    monkeypatch.setattr(brain, "_deepbet_network", lambda: SimpleNamespace(run=run))
+    mask = brain.deepbet(nib.Nifti1Image(data, TWO_MM))
+    np.testing.assert_array_equal(mask, data > 0)
+    assert max(shapes[0]) <= 68

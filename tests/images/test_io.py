@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import struct
+import tempfile
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fixtures_images import LPS, RAS, affine_of, image_of, oblique, texture
 from isochroma.errors import InputError
 from isochroma.images import io
+from isochroma.images.io import MAX_TRAILER, as_scan, load
 
 
 class TestNames:
@@ -50,7 +56,7 @@ class TestLoad:
         assert "no such file" in self.refused(tmp_path / "none.nii.gz", "Check the path")
 
     def test_folder(self, tmp_path: Path) -> None:
-        self.refused(tmp_path, "Check the path")
+        self.refused(tmp_path, "Name the files in it")
 
     def test_wrong_suffix(self, tmp_path: Path) -> None:
         path = tmp_path / "scan.dcm"
@@ -232,3 +238,101 @@ class TestSave:
         original = image_of(texture())
         io.like(texture(), original, np.uint8)
         assert original.get_data_dtype() == np.float32
+
+
+def stored(path: Path, image: nib.Nifti1Image | None = None) -> bytes:
+    """A small scan as an uncompressed NIfTI file's bytes."""
+    nib.save(image or image_of(texture()), path.with_name("stored.nii"))
+    return path.with_name("stored.nii").read_bytes()
+
+
+class TestContent:
+    """What a file holds is told by its content, and nothing of it is taken on trust."""
+
+    def refused(self, path: Path, data: bytes) -> str:
+        path.write_bytes(data)
+        with pytest.raises(InputError) as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    @pytest.mark.parametrize("name", ["a.Nii.Gz", "a.nii", "a.NII"])
+    def test_compressed_whatever_the_name(self, tmp_path: Path, name: str) -> None:
+        data = stored(tmp_path / name)
+        (tmp_path / name).write_bytes(gzip.compress(data))
+        np.testing.assert_allclose(np.asarray(load(tmp_path / name).dataobj), texture())
+
+    def test_not_compressed_whatever_the_name(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.nii.gz"
+        path.write_bytes(stored(path))
+        np.testing.assert_allclose(np.asarray(load(path).dataobj), texture())
+
+    @given(st.integers(0, 2**31), st.integers(0, 7))
+    def test_a_flipped_bit_is_seen(self, place: int, bit: int) -> None:
+        """Wherever it is in a compressed file: in the checksum, or before it."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "a.nii.gz"
+            data = bytearray(gzip.compress(stored(path), mtime=0))
+            place = 10 + place % (len(data) - 10)  # behind gzip's own header
+            data[place] ^= 1 << bit
+            path.write_bytes(data)
+            with pytest.raises(InputError):
+                load(path)
+
+    def test_cut_short(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.nii.gz"
+        data = stored(path)
+        assert "cannot be read" in self.refused(path, gzip.compress(data)[:-9])
+        assert "it ends after 400 of" in self.refused(path.with_suffix(""), data[:400])
+
+    @pytest.mark.parametrize("edge", [1300, 32000])
+    def test_a_header_that_promises_too_much(self, tmp_path: Path, edge: int) -> None:
+        """Refused from the header alone: 16 GB and more are never allocated."""
+        header = nib.Nifti1Header()
+        header.set_data_dtype(np.int16)
+        header.set_data_shape((edge,) * 3)
+        header["magic"], header["vox_offset"] = b"n+1\0", 352
+        data = header.binaryblock + bytes(100)
+        tracemalloc.start()
+        assert "its header promises" in self.refused(tmp_path / "a.nii", data)
+        assert "its header promises" in self.refused(tmp_path / "a.nii.gz", gzip.compress(data))
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+        tracemalloc.stop()
+
+    def test_more_than_the_header_says(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.nii.gz"
+        bomb = stored(path) + bytes(MAX_TRAILER + (1 << 23))
+        assert "far more than its header says" in self.refused(path, gzip.compress(bomb, 1))
+
+    def test_one_volume_of_five_dimensions(self, tmp_path: Path) -> None:
+        image = nib.Nifti1Image(texture()[..., None, None], RAS)
+        nib.save(image, tmp_path / "a.nii")
+        assert load(tmp_path / "a.nii").shape == texture().shape
+
+    def test_a_quaternion_longer_than_one_by_rounding(self, tmp_path: Path) -> None:
+        image = image_of(texture())
+        image.set_sform(None, 0)
+        image.set_qform(np.diag([-1.0, -1.0, 1.0, 1.0]), 1)
+        data = bytearray(stored(tmp_path / "a.nii", image))
+        data[256:268] = struct.pack("<3f", 0, 0, 1.00001)
+        (tmp_path / "a.nii").write_bytes(data)
+        found = load(tmp_path / "a.nii").affine[:3, :3]
+        np.testing.assert_allclose(found, np.diag([-1, -1, 1]), atol=1e-2)
+
+    def test_links(self, tmp_path: Path) -> None:
+        (tmp_path / "annex.nii").symlink_to("nowhere.nii")
+        (tmp_path / "loop.nii").symlink_to("loop.nii")
+        for name in ("annex.nii", "loop.nii"):
+            with pytest.raises(InputError, match=r"was not fetched|cannot be opened"):
+                load(tmp_path / name)
+
+    def test_control_characters_do_not_reach_the_message(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError) as caught:
+            load(tmp_path / "a\x1b[31m.nii")
+        assert "\x1b" not in str(caught.value)
+
+    def test_a_scan_far_away(self) -> None:
+        affine = RAS.copy()
+        affine[0, 3] = -3.4e38
+        with pytest.raises(InputError, match="affine is not valid"):
+            as_scan(nib.Nifti1Image(texture(), affine))

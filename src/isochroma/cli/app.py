@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import signal
@@ -9,13 +10,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from isochroma import __version__
-from isochroma.errors import InputError
+from isochroma.errors import InputError, printable
 
 logger = logging.getLogger("isochroma")
 
@@ -186,17 +188,43 @@ def common(
     """Harmonize brain MR scans, train models, and judge the results."""
 
 
-def report(error: Exception) -> None:
+def say(text: str, err: bool = False) -> None:
+    """Print a line; a closed stream does not end the work.
+
+    Parameters
+    ----------
+    text : str
+        The line.
+    err : bool
+        On standard error.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        typer.echo(text, err=err)
+
+
+def report(error: Exception, path: Path | None = None, params: Iterable[Any] = ()) -> None:
     """Print an error as one line on standard error, with its traceback in verbose mode.
 
     Parameters
     ----------
     error : Exception
-        What went wrong.
+        What went wrong; kinds that are not `InputError` are named.
+    path : Path, optional
+        The file that it concerns, named unless the message does.
+    params : iterable, optional
+        Parameters of the running command, to name the option at fault.
     """
     if logger.isEnabledFor(logging.DEBUG):
         traceback.print_exception(error)
-    typer.echo(f"isochroma: {error}", err=True)
+    message = explain(error, params) if isinstance(error, InputError) else str(error)
+    message = " ".join(message.split())
+    if isinstance(error, OSError):
+        message += ". Check the disk's space and permissions; nothing was half-written."
+    elif not isinstance(error, (InputError, FloatingPointError)):
+        message = f"{type(error).__name__}{': ' if message else ''}{message}"
+    if path is not None and printable(path) not in message:
+        message = f"{printable(path)}: {message}"
+    say(f"isochroma: {message}", err=True)
 
 
 def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -221,10 +249,6 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app()
-    except (InputError, FloatingPointError) as error:
+    except (InputError, FloatingPointError, OSError) as error:
         report(error)
-        sys.exit(1)
-    except OSError as error:
-        msg = f"{error}. Check the disk's space and permissions; nothing was half-written."
-        report(OSError(msg).with_traceback(error.__traceback__))
         sys.exit(1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isochroma.cli.app import command, registered, report
+from isochroma.cli.app import command, registered, report, say
 from isochroma.cli.options import (
     INPUT,
     OUTPUT,
@@ -23,18 +26,19 @@ from isochroma.cli.options import (
     Verbose,
 )
 from isochroma.cli.progress import progress_display
-from isochroma.errors import InputError, about
+from isochroma.errors import InputError, about, printable
 
 if TYPE_CHECKING:
     from isochroma.checks import ScanWarning
     from isochroma.outputs import OutputFiles
-    from isochroma.pipeline import Harmonizer, Image, SamplingSettings
+    from isochroma.pipeline import Harmonizer, SamplingSettings
 
 DTYPES = ("float32", "input")
 
 
 @command("harmonize")
 def harmonize(
+    context: typer.Context,
     scans: Annotated[list[Path], typer.Argument(metavar="IN...", help="Scans: .nii[.gz], .mgz.")],
     output: Annotated[
         Path,
@@ -118,22 +122,28 @@ def harmonize(
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace existing outputs.", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--overwrite", help="Redo scans whose outputs are there.", rich_help_panel=OUTPUT
+        ),
     ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Harmonize scans: each becomes the same head as the target scanner would have shown it.
 
-    Beside each output stand its brain mask and a JSON sidecar that says how it was made.
+    Beside each output stand its brain mask and a JSON sidecar that says how it was made. Run the
+    same command again to go on after a stop: finished scans are skipped.
     """
-    from isochroma.images.io import load
+    from isochroma.files import remove_leavings
     from isochroma.method.sampling import ComputeSettings
     from isochroma.outputs import plan_outputs
     from isochroma.pipeline import Harmonizer
 
-    planned = plan_outputs(scans, output, overwrite)
-    if mask is not None and len(scans) > 1:
+    planned = plan_outputs(scans, output)
+    if mask is not None and len(planned) > 1:
         msg = "a mask goes with one scan. Harmonize scans with masks one at a time."
+        raise InputError(msg, "mask")
+    if mask is not None and not mask.is_file():
+        msg = f"{printable(mask)}: no such file. Check the path."
         raise InputError(msg, "mask")
     if uncertainty == 1:
         msg = "an uncertainty map takes 2 runs or more, not 1."
@@ -150,23 +160,32 @@ def harmonize(
             "the second pass needs the local refinement, and a model trained for it. Leave it out."
         )
         raise InputError(msg, "revise")
-    given = load(mask) if mask is not None else None
-    failed = 0
+    for folder in {files.image.parent for files in planned.values()}:
+        remove_leavings(folder)
+    count = Counter[str]()
     with progress_display() as display:
-        for path, files in planned.items():
-            display.task = path.name
+        for number, (path, files) in enumerate(planned.items(), 1):
+            display.task = f"{path.name} ({number} of {len(planned)})"
             try:
-                warnings = harmonize_file(
-                    harmonizer, path, files, given, dtype, uncertainty, preview
-                )
-            except InputError as error:
-                failed += 1
-                report(error)
+                job = Job(harmonizer, path, files, mask, dtype, uncertainty, preview)
+                if not overwrite and job.is_finished():
+                    count["already there"] += 1
+                    continue
+                warnings = job.run()
+            except Exception as error:  # whatever one scan raises, the others go on
+                count["failed"] += 1
+                report(error, path, context.command.params)
                 continue
-            typer.echo(files.image)
+            count["done"] += 1
+            count["with warnings"] += bool(warnings)
+            say(str(files.image))
             for warning in warnings:
-                typer.echo(f"isochroma: warning, {path.name}: {warning.text}", err=True)
-    if failed:
+                say(f"isochroma: warning, {printable(path.name)}: {warning.text}", err=True)
+    if len(planned) > 1 or count["already there"]:
+        parts = ("done", "with warnings", "already there", "failed")
+        said = ", ".join(f"{count[part]} {part}" for part in parts if count[part])
+        say(f"isochroma: {len(planned)} scans: {said}.", err=True)
+    if count["failed"]:
         raise typer.Exit(1)
 
 
@@ -193,18 +212,11 @@ def choose_sampling(paper: bool, seed: int, **changes: Any) -> SamplingSettings:
     return dataclasses.replace(start, seed=seed, **chosen)
 
 
-def harmonize_file(
-    harmonizer: Harmonizer,
-    path: Path,
-    files: OutputFiles,
-    mask: Image | None,
-    dtype: str,
-    runs: int,
-    preview: bool,
-) -> list[ScanWarning]:
-    """Harmonize one file and write its outputs.
+@dataclass(frozen=True)
+class Job:
+    """One scan to harmonize.
 
-    Parameters
+    Attributes
     ----------
     harmonizer : Harmonizer
         The model and its settings.
@@ -212,7 +224,7 @@ def harmonize_file(
         The scan.
     files : OutputFiles
         Where the outputs go.
-    mask : SpatialImage or None
+    mask : Path or None
         Brain mask on the scan's grid.
     dtype : str
         Name in `DTYPES`.
@@ -220,24 +232,52 @@ def harmonize_file(
         Runs of the uncertainty map; 0 for none.
     preview : bool
         Whether to write a PNG.
-
-    Returns
-    -------
-    warnings : list of ScanWarning
-        What is unusual about the scan or the result.
     """
-    from isochroma.images.io import load
-    from isochroma.outputs import sidecar, write_outputs
-    from isochroma.stages import record, stage
-    from isochroma.uncertainty import estimate_uncertainty
 
-    with record() as seconds:
-        with stage("load"):
-            scan = load(path)
-        with about(path):
-            kind = scan.get_data_dtype() if dtype == "input" else dtype
-            result = harmonizer.run(scan, mask, kind)
-            spread = estimate_uncertainty(harmonizer, result, runs) if runs else None
-    content = sidecar(result, path, seconds, spread)
-    write_outputs(files, result, content, spread, preview)
-    return [*result.warnings, *(spread.warnings if spread else ())]
+    harmonizer: Harmonizer
+    path: Path
+    files: OutputFiles
+    mask: Path | None
+    dtype: str
+    runs: int
+    preview: bool
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What determines the outputs."""
+        from isochroma.outputs import identity
+
+        return identity(self.harmonizer, self.path, self.mask, self.dtype, self.runs)
+
+    def is_finished(self) -> bool:
+        """Tell whether the same outputs are there already."""
+        from isochroma.outputs import is_finished
+
+        return self.path.is_file() and is_finished(self.files, self.identity, self.preview)
+
+    def run(self) -> list[ScanWarning]:
+        """Harmonize the scan and write its outputs.
+
+        Returns
+        -------
+        warnings : list of ScanWarning
+            What is unusual about the scan or the result.
+        """
+        from isochroma.images.io import load, load_mask
+        from isochroma.outputs import sidecar, write_outputs
+        from isochroma.stages import record, stage
+        from isochroma.uncertainty import estimate_uncertainty
+
+        with record() as seconds:
+            with stage("load"):
+                scan = load(self.path)
+                given = load_mask(self.mask) if self.mask is not None else None
+            with about(self.path):
+                kind = scan.get_data_dtype() if self.dtype == "input" else self.dtype
+                result = self.harmonizer.run(scan, given, kind)
+                spread = (
+                    estimate_uncertainty(self.harmonizer, result, self.runs) if self.runs else None
+                )
+        content = sidecar(result, self.path, self.identity, seconds, spread)
+        write_outputs(self.files, result, content, spread, self.preview)
+        return [*result.warnings, *(spread.warnings if spread else ())]

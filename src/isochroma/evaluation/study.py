@@ -20,7 +20,6 @@ core        yes for the scans that slow methods, and the classical segmenter, ar
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -28,13 +27,14 @@ from typing import Any
 
 import numpy as np
 
-from isochroma.errors import InputError, about
+from isochroma.errors import InputError, about, one_line, printable
 from isochroma.files import sha256
 from isochroma.images.brain import find_brain
 from isochroma.images.grid import Grid, resample, resample_mask
 from isochroma.images.io import load, stem
 from isochroma.images.masked import extend_outside
 from isochroma.images.preprocess import Prepared, PreprocessSettings, prepare
+from isochroma.tables import read_table, read_text
 
 SPLITS = ("train", "val", "test")
 WITH_LESIONS = " with lesions"  # the suffix of the preset of a simulation with planted lesions
@@ -124,16 +124,15 @@ def read_study(path: Path) -> list[Scan]:
     if path.is_dir():
         rows = bids_rows(path)
     elif path.suffix in (".yaml", ".yml"):
-        import yaml
-
-        rows = yaml.safe_load(path.read_text()) or []
+        rows = read_yaml(path) or []
     elif path.is_file():
-        with path.open(newline="") as stream:
-            rows = list(csv.DictReader(stream, delimiter="\t"))
+        rows = read_table(path)
     else:
         msg = f"{path}: no such study. Give a TSV or YAML file, or a BIDS folder."
         raise InputError(msg)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and all(isinstance(key, str) for key in row) for row in rows
+    ):
         msg = f"{path}: not a list of scans. Write one mapping a scan."
         raise InputError(msg)
     folder = path if path.is_dir() else path.parent
@@ -151,6 +150,48 @@ def read_study(path: Path) -> list[Scan]:
         )
         raise InputError(msg)
     return scans
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file of plain values.
+
+    Parameters
+    ----------
+    path : Path
+        The file. Aliases are refused: a short file could stand for gigabytes.
+
+    Returns
+    -------
+    content : object
+        Lists, dicts, text and numbers.
+
+    Raises
+    ------
+    InputError
+        If it is not such YAML.
+    """
+    import yaml
+
+    text = read_text(path)
+    try:
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                msg = f"{printable(path)}: has aliases (*name). Write the values out."
+                raise InputError(msg)
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        msg = f"{printable(path)}: not valid YAML ({one_line(error)}). Check the file."
+        raise InputError(msg) from error
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a path names a file; no file has a name that the system refuses."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def parse_row(row: dict[str, Any], folder: Path, where: str) -> Scan:
@@ -185,11 +226,15 @@ def parse_row(row: dict[str, Any], folder: Path, where: str) -> Scan:
         if required not in given:
             msg = f"{where}: {required} is missing."
             raise InputError(msg)
+    for key, value in given.items():
+        if not isinstance(value, (str, int, float, Path)):
+            msg = f"{where}: {key} is {printable(str(value))[:60]}; write text or a number."
+            raise InputError(msg)
     for key in FILES:
         if key in given:
             given[key] = folder / str(given[key])
-            if not given[key].is_file():
-                msg = f"{where}: {given[key]} is not there."
+            if not is_file(given[key]):
+                msg = f"{where}: {printable(given[key])} is not there."
                 raise InputError(msg)
     for key in set(given) - set(FILES) - {"age", "core"}:
         given[key] = str(given[key])
@@ -227,8 +272,7 @@ def bids_rows(folder: Path) -> list[dict[str, Any]]:
     people: dict[str, dict[str, str]] = {}
     table = folder / "participants.tsv"
     if table.is_file():
-        with table.open(newline="") as stream:
-            people = {row["participant_id"]: row for row in csv.DictReader(stream, delimiter="\t")}
+        people = {row["participant_id"]: row for row in read_table(table, ("participant_id",))}
     rows = []
     found = layout.get(datatype="anat", extension=[".nii", ".nii.gz"])
     for file in sorted(found, key=lambda file: file.path):

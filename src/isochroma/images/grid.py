@@ -48,11 +48,13 @@ class Grid(NamedTuple):
 
     def same_as(self, other: Grid, tolerance_mm: float = 1e-2) -> bool:
         """Tell whether both grids have one shape and corners within `tolerance_mm`."""
-        if self.shape != other.shape:
-            return False
+        return self.shape == other.shape and self.distance_mm(other) <= tolerance_mm
+
+    def distance_mm(self, other: Grid) -> float:
+        """Measure how far the corners of two grids of one shape are apart, along an axis."""
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1)
         distance = (self.affine - other.affine) @ np.vstack([corners, np.ones(8)])
-        return bool(np.abs(distance).max() <= tolerance_mm)
+        return float(np.abs(distance).max())
 
     def crop(self, box: tuple[slice, ...]) -> Grid:
         """Take the grid of a sub-volume, whose slices have a start and a stop."""

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import io
+import math
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +16,17 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from numpy.typing import DTypeLike
 
-from isochroma.errors import InputError
+from isochroma.errors import InputError, one_line, printable
 from isochroma.files import write_atomically
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 MAX_VOXEL_MM = 2.5
+MAX_VOXELS = 2**28  # 645 x 645 x 645; a head padded to 512 x 512 x 512 has half of it
+MAX_TRAILER = 1 << 26  # bytes after the voxels
+HEADER_BYTES = 544  # the longest header, with its extension flag
+FARTHEST_MM = 1e5  # from the origin of the world, or along a voxel
+LARGEST = 1e30  # intensity; beyond, squares overflow
+QUATERNION_ROUNDING = 1e-3
 
 
 def has_volume_suffix(path: Path | str) -> bool:
@@ -59,7 +71,11 @@ def stem(path: Path | str) -> str:
 
 
 def load(path: Path | str, constant: bool = False) -> nib.spatialimages.SpatialImage:
-    """Load one 3D scan, or a 4D file with one volume, and check that it can be used.
+    """Load one 3D scan, or a file of more dimensions with one volume, and check it.
+
+    The format is told by the content, not by the suffix. Nothing is allocated before the header's
+    size was compared with a bound and with the file, and compressed files are read to their end, so
+    that the checksum is compared.
 
     Parameters
     ----------
@@ -71,28 +87,175 @@ def load(path: Path | str, constant: bool = False) -> nib.spatialimages.SpatialI
     Returns
     -------
     scan : SpatialImage
-        3D.
+        3D, held in memory.
 
     Raises
     ------
     InputError
-        If the file is missing, is no volume, holds several volumes, or fails `as_scan`.
+        If the file is missing, is no volume, is damaged, holds several volumes, or fails `as_scan`.
     """
     path = Path(path)
-    if not path.is_file():
-        msg = f"{path}: no such file. Check the path."
-        raise InputError(msg)
-    if not has_volume_suffix(path):
-        msg = f"{path}: not a volume isochroma reads. Convert it to one of {', '.join(SUFFIXES)}."
-        raise InputError(msg)
+    shown = printable(path)
     try:
-        image: Any = nib.load(path)
-        np.asanyarray(image.dataobj)
-    except Exception as error:  # nibabel raises many kinds for a damaged file
-        reason = " ".join(str(error).split())
-        msg = f"{path}: cannot be read as NIfTI or MGH ({reason}). Export or convert it anew."
+        if path.is_dir():
+            msg = f"{shown}: a folder, not a scan. Name the files in it."
+            raise InputError(msg)
+        if not path.is_file():
+            fetched = path.is_symlink()
+            hint = "a link to a file that was not fetched" if fetched else "no such file"
+            msg = f"{shown}: {hint}. {'Fetch it first.' if fetched else 'Check the path.'}"
+            raise InputError(msg)
+    except (OSError, RuntimeError) as error:  # links in a circle, names too long
+        msg = f"{shown}: cannot be opened ({one_line(error)}). Check the path."
         raise InputError(msg) from error
-    return as_scan(image, str(path), constant)
+    if not has_volume_suffix(path):
+        msg = f"{shown}: not a volume isochroma reads. Convert it to one of {', '.join(SUFFIXES)}."
+        raise InputError(msg)
+    with about_file(shown):
+        image = read_volume(path)
+    return as_scan(image, shown, constant)
+
+
+def load_mask(path: Path | str) -> nib.spatialimages.SpatialImage:
+    """Load a mask, which may be constant; an `InputError` is about the argument "mask".
+
+    Parameters
+    ----------
+    path : Path or str
+        A NIfTI or MGH file.
+
+    Returns
+    -------
+    mask : SpatialImage
+        3D.
+    """
+    try:
+        return load(path, constant=True)
+    except InputError as error:
+        raise InputError(str(error), "mask") from error
+
+
+@contextlib.contextmanager
+def about_file(shown: str) -> Iterator[None]:
+    """Turn whatever a damaged file raises into an `InputError` that names the file.
+
+    Parameters
+    ----------
+    shown : str
+        The file's path.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # nibabel and zlib raise many kinds for a damaged file
+        why = one_line(error)
+        msg = f"{shown}: cannot be read as NIfTI or MGH ({why}). Export or convert it anew."
+        raise InputError(msg) from error
+
+
+def read_volume(path: Path) -> nib.spatialimages.SpatialImage:
+    """Read a NIfTI or MGH file into memory, bounded by what its header promises.
+
+    Parameters
+    ----------
+    path : Path
+        An existing file, compressed or not.
+
+    Returns
+    -------
+    image : SpatialImage
+        Of nibabel's class for the format.
+
+    Raises
+    ------
+    InputError
+        If the header promises more than `MAX_VOXELS` or more than the file holds.
+    """
+    with path.open("rb") as raw:
+        compressed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        stream = gzip.GzipFile(fileobj=raw) if compressed else raw
+        start = stream.read(HEADER_BYTES)
+        kind, header = read_header(start)
+        voxels = int(np.prod([int(n) for n in header.get_data_shape()], dtype=object))
+        if voxels > MAX_VOXELS:
+            msg = f"its header promises {voxels} voxels; {MAX_VOXELS} are the most that are read."
+            raise ValueError(msg)
+        promised = int(header.get_data_offset()) + voxels * header.get_data_dtype().itemsize
+        content = bytearray(start)
+        while len(content) < promised and (block := stream.read(1 << 22)):
+            content += block
+        if len(content) < promised:
+            msg = f"it ends after {len(content)} of {promised} bytes"
+            raise ValueError(msg)
+        rest = 0
+        while compressed and (block := stream.read(1 << 22)):  # to the checksum at the end
+            rest += len(block)
+            if rest > MAX_TRAILER:
+                msg = "it holds far more than its header says"
+                raise ValueError(msg)
+    if kind is nib.MGHImage:
+        return kind.from_bytes(bytes(content))
+    return kind.from_bytes(with_unit_quaternion(bytes(content), header))
+
+
+def read_header(start: bytes) -> tuple[Any, Any]:
+    """Tell the format of a volume from its first bytes.
+
+    Parameters
+    ----------
+    start : bytes
+        The first `HEADER_BYTES` bytes, decompressed.
+
+    Returns
+    -------
+    kind : type
+        nibabel's image class.
+    header : SpatialHeader
+        The parsed header.
+
+    Raises
+    ------
+    ValueError
+        If it is none of the formats.
+    """
+    for kind, size in ((nib.Nifti1Image, 348), (nib.Nifti2Image, 540)):
+        if int.from_bytes(start[:4], "little") == size or int.from_bytes(start[:4], "big") == size:
+            if start[344:347] == b"ni1":
+                msg = "its voxels lie in a second file (.img)"
+                raise ValueError(msg)
+            return kind, kind.header_class.from_fileobj(io.BytesIO(start))
+    if int.from_bytes(start[:4], "big") == 1:
+        return nib.MGHImage, nib.MGHImage.header_class.from_fileobj(io.BytesIO(start))
+    msg = "unknown format"
+    raise ValueError(msg)
+
+
+def with_unit_quaternion(content: bytes, header: Any) -> bytes:
+    """Scale a NIfTI quaternion that is longer than 1 by rounding, which nibabel refuses.
+
+    Parameters
+    ----------
+    content : bytes
+        The file.
+    header : Nifti1Header or Nifti2Header
+        Its header.
+
+    Returns
+    -------
+    content : bytes
+        The file, with another quaternion if it had to be scaled.
+    """
+    parts = [float(header[f"quatern_{axis}"]) for axis in "bcd"]
+    length = math.hypot(*parts)
+    if not 1 < length < 1 + QUATERNION_ROUNDING:
+        return content
+    layout, offset = ("3f", 256) if len(header.binaryblock) == 348 else ("3d", 352)
+    scaled = struct.pack(
+        header.endianness + layout, *(part / length * (1 - 1e-6) for part in parts)
+    )
+    return content[:offset] + scaled + content[offset + len(scaled) :]
 
 
 def as_scan(
@@ -103,7 +266,7 @@ def as_scan(
     Parameters
     ----------
     image : SpatialImage
-        3D, or 4D with one volume.
+        3D, or more dimensions with one volume.
     name : str
         How messages call it.
     constant : bool
@@ -119,22 +282,29 @@ def as_scan(
     InputError
         If any of this does not hold.
     """
-    if image.ndim == 4 and image.shape[3] == 1:
-        image = nib.funcs.four_to_three(image)[0]
+    if image.ndim > 3 and set(image.shape[3:]) == {1}:
+        data = np.asanyarray(image.dataobj).reshape(image.shape[:3])
+        image = image.__class__(data, image.affine, image.header)
     if image.ndim != 3:
         msg = f"{name}: has shape {image.shape}; one 3D volume is needed. Extract one volume first."
         raise InputError(msg)
     if min(image.shape) < 2:
         msg = f"{name}: has shape {image.shape}; a single slice or empty file cannot be harmonized."
         raise InputError(msg)
-    sizes = voxel_sizes(image.affine)
-    if not np.isfinite(image.affine).all() or sizes.min() <= 0:
+    affine = image.affine
+    if affine is None or not np.isfinite(affine).all() or np.abs(affine).max() > FARTHEST_MM:
+        msg = f"{name}: its affine is not valid. Repair the header's geometry first."
+        raise InputError(msg)
+    sizes = voxel_sizes(affine)
+    if sizes.min() <= 0 or abs(np.linalg.det(affine[:3, :3])) < 1e-3 * sizes.prod():
         msg = f"{name}: its affine is not valid. Repair the header's geometry first."
         raise InputError(msg)
     if sizes.max() > MAX_VOXEL_MM + 0.005:  # headers are rounded
         shown = " x ".join(f"{size:.2f}" for size in sizes)
+        units = spatial_unit(image)
+        hint = "" if units in ("mm", "unknown") else f" Its header's unit is {units}, read as mm."
         msg = (
-            f"{name}: voxels of {shown} mm are too thick (at most {MAX_VOXEL_MM} mm). "
+            f"{name}: voxels of {shown} mm are too thick (at most {MAX_VOXEL_MM} mm).{hint} "
             "Use a 3D acquisition, or a super-resolution tool first."
         )
         raise InputError(msg)
@@ -150,7 +320,19 @@ def as_scan(
     if data.min() == data.max() and not constant:
         msg = f"{name}: every voxel has the value {data.flat[0]}. Check the export."
         raise InputError(msg)
+    if float(np.abs([data.min(), data.max()]).max()) > LARGEST:
+        msg = f"{name}: holds voxels beyond {LARGEST:.0e}. Check the export."
+        raise InputError(msg)
     return image
+
+
+def spatial_unit(image: nib.spatialimages.SpatialImage) -> str:
+    """Return the unit of length that an image's header names: mm, meter, micron or unknown."""
+    units = getattr(image.header, "get_xyzt_units", None)
+    try:
+        return units()[0] if units else "mm"
+    except KeyError:  # a code that no unit has
+        return "unknown"
 
 
 def like(

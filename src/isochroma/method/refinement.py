@@ -40,10 +40,13 @@ class Refined(NamedTuple):
     variance : float or None
         R, the variance of the source around the curve, model units squared; None if the refinement
         does not estimate it.
+    explained : float or None
+        Share of the source's in-mask variance that the curve explains, at most 1.
     """
 
     image: np.ndarray
     variance: float | None = None
+    explained: float | None = None
 
 
 def follow_source(
@@ -83,7 +86,7 @@ def follow_source(
     Returns
     -------
     refined : Refined
-        The image, within [-1, 1] in the mask and unchanged outside, and R.
+        The image, within [-1, 1] in the mask and unchanged outside, R, and the explained share.
 
     References
     ----------
@@ -95,13 +98,14 @@ def follow_source(
     error = np.sqrt(expected.mean())
     least = noise_variance(source, mask) + MISMATCH
     variance = max(unexplained_variance(seen.residual, slope**2 * expected), least)
+    explained = 1 - float(np.mean(seen.residual**2)) / max(float(seen.source.var()), 1e-12)
     seen = limit_influence(seen, error, variance)
     surprise = seen.residual**2 / (slope**2 * expected + variance)
     prior = np.maximum(np.minimum(surprise * expected, SURPRISE * error**2), expected)
     x = move_towards_source(seen, prior, variance)
     far = np.flatnonzero(~seen.typical)
     x[far] = explain(seen, far, x[far], error, variance)
-    return Refined(replace_inside(output, mask, x), variance)
+    return Refined(replace_inside(output, mask, x), variance, explained)
 
 
 def error_levels(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:

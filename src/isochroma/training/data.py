@@ -7,7 +7,6 @@ arrays that are memory-mapped, so that many scans cost little memory.
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import json
 import logging
@@ -28,11 +27,16 @@ from isochroma.images.preprocess import from_model_units, prepare
 from isochroma.method.edges import detect_edges
 from isochroma.method.recontrast import random_scanner
 from isochroma.models.config import TargetDomain
+from isochroma.tables import read_table
 from isochroma.training.settings import Recipe
 
 logger = logging.getLogger(__name__)
 
 QUANTILES = 101  # of the target domain: one a percent
+NO_SCANS = (
+    *("_mask", "_dseg", "_probseg", "_labels", "_tissues", "_lesions"),
+    *("_harmonized", "_uncertainty"),
+)  # endings of what lies beside scans
 
 
 class Example(NamedTuple):
@@ -127,8 +131,10 @@ def find_scans(target: Path) -> dict[str, list[Path]]:
     """Choose the training and validation scans of a target folder.
 
     If the folder has a `participants.tsv` with a `split` column, the participants whose split is
-    "train" or "val" are taken; others, "test" among them, are never read. If not, every tenth scan
-    (at least one) is for validation and the others are for training.
+    "train" or "val" are taken; others, "test" among them, are never read. If not, every tenth
+    person (at least one) is for validation and the others are for training; a person is what the
+    file names have before their first underscore. Hidden folders, masks, label maps and earlier
+    outputs of this package are left out.
 
     Parameters
     ----------
@@ -149,28 +155,44 @@ def find_scans(target: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         msg = f"{folder}: no such folder. Give the folder that holds the target scans."
         raise InputError(msg)
-    scans = sorted(p for p in folder.rglob("*") if p.is_file() and has_volume_suffix(p))
+    scans = sorted(path for path in folder.rglob("*") if is_target_scan(path.relative_to(folder)))
+    people = list(dict.fromkeys(person(path) for path in scans))
     splits = read_splits(folder / "participants.tsv")
-    if any(splits.values()):
-        chosen: dict[str, list[Path]] = {"train": [], "val": []}
-        for path in scans:
-            split = splits.get(stem(path).split("_")[0])
-            if split in chosen:
-                chosen[split].append(path)
-    else:
-        chosen = {"val": scans[::10], "train": [p for i, p in enumerate(scans) if i % 10]}
+    if not any(splits.values()):
+        splits = {name: "train" if number % 10 else "val" for number, name in enumerate(people)}
+    chosen: dict[str, list[Path]] = {"train": [], "val": []}
+    for path in scans:
+        split = splits.get(person(path))
+        if split in chosen and path.is_file():
+            chosen[split].append(path)
     if not chosen["train"] or not chosen["val"]:
         msg = f"{folder}: {len(scans)} scans found; training needs one, and validation one more."
         raise InputError(msg)
     return chosen
 
 
+def is_target_scan(path: Path) -> bool:
+    """Tell by its name whether a file of the target folder is a scan to train on."""
+    hidden = any(part.startswith(".") for part in path.parts)
+    return not hidden and has_volume_suffix(path) and not stem(path).endswith(NO_SCANS)
+
+
+def person(path: Path) -> str:
+    """Return who was scanned: what the file's name has before its first underscore.
+
+    Examples
+    --------
+    >>> person(Path("sub-01_ses-1_T1w.nii.gz"))
+    'sub-01'
+    """
+    return stem(path).split("_")[0]
+
+
 def read_splits(table: Path) -> dict[str, str | None]:
     """Read the split of each participant from a `participants.tsv`; none if it does not exist."""
     if not table.is_file():
         return {}
-    with table.open(newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
+    rows = read_table(table, required=("participant_id",))
     return {row["participant_id"]: row.get("split") for row in rows}
 
 

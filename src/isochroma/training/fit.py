@@ -5,7 +5,10 @@ The method is blind to every other scanner: only the target folder is read.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,12 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from isochroma.errors import InputError
-from isochroma.files import write_atomically
+from isochroma.files import alone, write_atomically
 from isochroma.models.config import ModelConfig
 from isochroma.models.folder import Model
 from isochroma.pipeline import Harmonizer, SamplingSettings
 from isochroma.training.batches import TargetData
-from isochroma.training.data import describe_target, prepare_scans
+from isochroma.training.data import describe_target, find_scans, prepare_scans
 from isochroma.training.drafts import add_examples
 from isochroma.training.module import Export, FlowTraining, Preview
 from isochroma.training.settings import COMPACT_RECIPE, Recipe, TrainerSettings
@@ -76,6 +79,21 @@ def train(
     target, folder = Path(target), Path(folder)
     check_recipe(recipe, start_from)
     trainer = trainer or TrainerSettings()
+    find_scans(target)
+    first = "LOCAL_RANK" not in os.environ  # Lightning starts the processes of further devices
+    with alone(folder) if first else contextlib.nullcontext():
+        return _train(target, folder, recipe, trainer, start_from, name, cache)
+
+
+def _train(
+    target: Path,
+    folder: Path,
+    recipe: Recipe,
+    trainer: TrainerSettings,
+    start_from: Model | None,
+    name: str | None,
+    cache: Path | None,
+) -> Path:
     scans = prepare_scans(target, cache or folder / "cache", recipe)
     if recipe.training.draft_share and start_from is not None:
         first_pass = Harmonizer(start_from, SamplingSettings(revise=False))
@@ -109,16 +127,16 @@ def check_recipe(recipe: Recipe, start_from: Model | None) -> None:
             f"a patch size of {recipe.patches.size} does not suit this network; "
             f"use a multiple of {recipe.network.divisor}."
         )
-        raise InputError(msg)
+        raise InputError(msg, "patch_size")
     if start_from is not None and start_from.config.network != recipe.network:
         msg = (
             f"the model to start from does not fit: its network is {start_from.config.network}, "
             f"not {recipe.network}."
         )
-        raise InputError(msg)
+        raise InputError(msg, "start_from")
     if recipe.training.draft_share and start_from is None:
         msg = "the second pass is trained on drafts that a model makes. Give one to start from."
-        raise InputError(msg)
+        raise InputError(msg, "start_from")
 
 
 def fit(
@@ -146,6 +164,9 @@ def fit(
     export = Export(folder, config)
     trainer = build_trainer(folder, module, settings, export)
     last = folder / "checkpoints" / "last.ckpt"
+    if last.is_file() and not zipfile.is_zipfile(last):
+        msg = f"{last}: damaged. Remove it to start from the first step."
+        raise InputError(msg)
     trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None)
     if export.step != module.settings.steps:
         trainer.validate(module, datamodule=data)
