@@ -15,6 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from isochroma.version import __version__
+
 if TYPE_CHECKING:
     from isochroma.errors import InputError
     from isochroma.method.sampling import ComputeSettings
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from isochroma.pipeline import Harmonizer, Result, SamplingSettings
     from isochroma.training.fit import train
 
-__version__ = "0.1.0"
 __all__ = [
     "ComputeSettings",
     "Harmonizer",

@@ -12,13 +12,13 @@ from typing import Any
 
 import nibabel as nib
 
-from isochroma import __version__
 from isochroma.errors import InputError, printable
 from isochroma.files import sha256, write_together
 from isochroma.images.io import has_volume_suffix, split_suffix
 from isochroma.images.slices import save_slices
 from isochroma.pipeline import Harmonizer, Result
 from isochroma.uncertainty import Uncertainty
+from isochroma.version import __version__
 
 LONGEST_NAME = 255  # bytes, on the file systems in use
 

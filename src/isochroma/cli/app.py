@@ -16,8 +16,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from isochroma import __version__
 from isochroma.errors import InputError, printable
+from isochroma.version import __version__
 
 logger = logging.getLogger("isochroma")
 
