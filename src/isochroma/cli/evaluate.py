@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from isochroma.cli.app import command, registered, report, require
+from isochroma.cli.app import command, registered, require, say
 from isochroma.cli.options import OUTPUT, ModelName, Seed, Threads, Verbose
 from isochroma.cli.progress import progress_display
 from isochroma.errors import InputError
+from isochroma.files import alone
 
 METHODS = "isochroma.evaluation.methods:METHODS"
 
@@ -62,12 +63,11 @@ def evaluate(
             raise InputError(msg)
         compared.append(methods.Command(name, template))
         own_names.append(name)
-    output.mkdir(parents=True, exist_ok=True)
     shipped = methods.named_methods([n for n in core or [] if n not in own_names], model)
     limited = [known.name for known in shipped] + [n for n in core or [] if n in own_names]
     budget = plan.QUICK if quick else plan.FULL
-    with progress_display():
+    with progress_display(), alone(output):
         summary = run.evaluate(study, output, compared, limited, budget, seed, jobs)
     for failure in summary.failures:
-        report(RuntimeError(f"{failure.scan}, {failure.method}: {failure.error}"))
+        say(f"isochroma: {failure.scan}, {failure.method}: {failure.error}", err=True)
     typer.echo(output / "report.html")
