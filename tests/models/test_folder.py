@@ -182,6 +182,27 @@ class TestSavingFails:
             save_model(tmp_path / "new", weights(), CONFIG)
         assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
+    @pytest.mark.parametrize("stopped", [WEIGHTS, CONFIG_FILE])
+    def test_a_usable_model_at_every_moment(
+        self, folder: Path, stopped: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process that ends just before either file is replaced leaves the old model."""
+        before = load_model(folder).network.state_dict()
+        replace = Path.replace
+
+        def killed(self: Path, target: Path) -> Path:
+            if Path(target).name == stopped:
+                raise KeyboardInterrupt
+            return replace(self, target)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(Path, "replace", killed)
+            save_model(folder, weights(seed=1), CONFIG)
+        after = load_model(folder).network.state_dict()
+        torch.testing.assert_close(after, before, rtol=0, atol=0)
+        save_model(folder, weights(seed=1), CONFIG)
+        assert sorted(path.name for path in folder.iterdir()) == [CONFIG_FILE, WEIGHTS]
+
     def test_the_old_model_survives(self, folder: Path, request: pytest.FixtureRequest) -> None:
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
         request.getfixturevalue("full_disk")

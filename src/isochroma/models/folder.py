@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from isochroma.errors import InputError, about
-from isochroma.files import sha256, write_together
+from isochroma.files import sha256, write_atomically, write_together
 from isochroma.method.network import VelocityNetwork
 from isochroma.models.config import SCHEMA_VERSION, ModelConfig
 from isochroma.settings import from_json, to_json
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).parent
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
+PREVIOUS = "previous.safetensors"  # there only while a model is replaced
 
 
 class Model(NamedTuple):
@@ -139,9 +142,13 @@ def load_model(name: str | Path = "default") -> Model:
 
     folder = find_model(name)
     config = load_config(folder)
-    path = folder / WEIGHTS
-    if not path.is_file() or sha256(path) != config.sha256:
-        msg = f"{path}: missing, or not the weights that {CONFIG} names. Install or copy it anew."
+    there = (path for path in (folder / WEIGHTS, folder / PREVIOUS) if path.is_file())
+    path = next((path for path in there if sha256(path) == config.sha256), None)
+    if path is None:
+        msg = (
+            f"{folder / WEIGHTS}: missing, or not the weights that {CONFIG} names. "
+            "Install or copy it anew."
+        )
         raise InputError(msg, "model")
     network = VelocityNetwork(config.network)
     try:
@@ -153,7 +160,10 @@ def load_model(name: str | Path = "default") -> Model:
 
 
 def save_model(folder: Path, weights: dict[str, Tensor], config: ModelConfig) -> ModelConfig:
-    """Write weights and config into a folder, both or neither.
+    """Write weights and config into a folder, so that it holds a usable model at every moment.
+
+    Two files cannot be replaced at once. The weights that the old config names stay beside the new
+    ones until the new config is there.
 
     Parameters
     ----------
@@ -174,10 +184,19 @@ def save_model(folder: Path, weights: dict[str, Tensor], config: ModelConfig) ->
     half = {name: tensor.detach().half().contiguous().cpu() for name, tensor in weights.items()}
     data = save(half)
     config = dataclasses.replace(config, sha256=hashlib.sha256(data).hexdigest())
-    write_together(
-        {
-            folder / WEIGHTS: lambda path: path.write_bytes(data),
-            folder / CONFIG: lambda path: path.write_text(to_json(config)),
-        }
-    )
+    old, new = folder / PREVIOUS, folder / WEIGHTS
+    if new.is_file():
+        write_atomically(old, partial(shutil.copyfile, new))
+    try:
+        write_together(
+            {
+                new: lambda path: path.write_bytes(data),
+                folder / CONFIG: lambda path: path.write_text(to_json(config)),
+            }
+        )
+    except OSError:
+        if old.is_file() and sha256(old) == sha256(new):  # nothing was replaced
+            old.unlink()
+        raise
+    old.unlink(missing_ok=True)
     return config
