@@ -156,3 +156,23 @@ class TestOpenCase:
         case = open_case(read_study(write(folder, text))[1], SETTINGS)
         assert case.lesions is not None
         assert not case.lesions.any()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [\n", "not valid YAML"),
+        ("- {path: a, site: &s x}\n- {path: b, site: *s}\n", "has aliases"),
+        ("[" * 20_000, "nested too deeply"),
+        ("!!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("- {path: a.nii.gz, site: x, age: 2020-01-01}\n", "age is 2020-01-01"),
+        ("- {path: a.nii.gz, site: x, age: [1]}\n", r"age is \[1\]"),
+        ("- {1: a}\n", "not a list of scans"),
+    ],
+)
+def test_yaml_that_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(b"x")
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(InputError, match=said) as caught:
+        read_study(tmp_path / "study.yaml")
+    assert "\n" not in str(caught.value)

@@ -37,6 +37,7 @@ from isochroma.images.preprocess import Prepared, PreprocessSettings, prepare
 from isochroma.tables import read_table, read_text
 
 SPLITS = ("train", "val", "test")
+DEEPEST = 10  # levels of a YAML file
 WITH_LESIONS = " with lesions"  # the suffix of the preset of a simulation with planted lesions
 FILES = ("path", "mask", "tissues", "lesions", "truth")
 
@@ -174,7 +175,13 @@ def read_yaml(path: Path) -> Any:
 
     text = read_text(path)
     try:
+        depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                msg = f"{printable(path)}: nested too deeply. Write one mapping a scan."
+                raise InputError(msg)
             if isinstance(event, yaml.AliasEvent):
                 msg = f"{printable(path)}: has aliases (*name). Write the values out."
                 raise InputError(msg)
