@@ -98,7 +98,7 @@ def harmonize(
     device: Device = "auto",
     precision: Precision = "float32",
     runtime: Runtime = "torch",
-    max_memory: MaxMemory = 8.0,
+    max_memory_gb: MaxMemory = 8.0,
     threads: Threads = None,
     outside: Annotated[
         str,
@@ -151,7 +151,7 @@ def harmonize(
     harmonizer = Harmonizer.from_pretrained(
         model,
         choose_sampling(paper, seed, steps=steps, solver=solver, refine=refine, revise=revise),
-        ComputeSettings(device, precision, runtime, max_memory),
+        ComputeSettings(device, precision, runtime, max_memory_gb),
         n4,
         outside,
     )

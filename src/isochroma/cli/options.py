@@ -36,7 +36,10 @@ Runtime: TypeAlias = Annotated[
 MaxMemory: TypeAlias = Annotated[
     float,
     typer.Option(
-        min=0.1, help="Bound on the network's memory, GB; tiles beyond it.", rich_help_panel=COMPUTE
+        "--max-memory",
+        min=0.1,
+        help="Bound on the network's memory, GB; tiles beyond it.",
+        rich_help_panel=COMPUTE,
     ),
 ]
 Threads: TypeAlias = Annotated[
