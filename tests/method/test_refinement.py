@@ -53,7 +53,7 @@ class TestFollowSource:
     ) -> None:
         truth, output, mask = drawn
         source = np.where(mask, MAPS[name](truth), 0)
-        refined, _ = follow_source(output, source, mask)
+        refined, *_ = follow_source(output, source, mask)
         # Near a turning point the source cannot tell the sides apart: less comes back there.
         share = 0.7 if name == "turning" else 0.55
         assert rms(refined, truth, mask) < share * rms(output, truth, mask)
@@ -67,8 +67,8 @@ class TestFollowSource:
         lesion[18:22, 20:24, 16:20] = True
         changed = np.where(lesion, np.clip(truth - 0.4, -1, 1), truth)
         source = np.where(mask, MAPS[name](changed), 0)
-        refined, _ = follow_source(output, source, mask)
-        healthy, _ = follow_source(output, np.where(mask, MAPS[name](truth), 0), mask)
+        refined, *_ = follow_source(output, source, mask)
+        healthy, *_ = follow_source(output, np.where(mask, MAPS[name](truth), 0), mask)
         kept = (healthy - refined)[lesion].mean() / (truth - changed)[lesion].mean()
         assert 0.6 < kept < 1.2
 
@@ -76,7 +76,7 @@ class TestFollowSource:
         self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
     ) -> None:
         _, output, mask = drawn
-        refined, _ = follow_source(output, np.where(mask, 0.3, 0), mask)
+        refined, *_ = follow_source(output, np.where(mask, 0.3, 0), mask)
         np.testing.assert_allclose(refined, output, atol=1e-6)
 
     def test_surprise_is_believed_up_to_a_bound(
@@ -91,7 +91,7 @@ class TestFollowSource:
         for depth in (0.05, 0.14, 0.2):
             source = output.copy()
             source[20, 22, 18] -= depth
-            refined, _ = follow_source(output, source, mask, [0.1])
+            refined, *_ = follow_source(output, source, mask, [0.1])
             shares.append((output - refined)[20, 22, 18] / depth)
         assert 0.6 < shares[0] < shares[1] - 0.02 < shares[2]
         assert shares[2] < 0.02 / (0.02 + MISMATCH) + 0.1
@@ -112,7 +112,7 @@ class TestFollowSource:
     ) -> None:
         truth, output, mask = drawn
         source = np.where(mask, MAPS["rising"](truth), 0)
-        _, found = follow_source(output, source, mask, [rms(output, truth, mask)])
+        _, found, _ = follow_source(output, source, mask, [rms(output, truth, mask)])
         assert found == pytest.approx(MISMATCH + noise_variance(source, mask))
 
     @pytest.mark.parametrize("name", ["gamma", "falling"])
@@ -129,7 +129,7 @@ class TestFollowSource:
         changed = np.where(tumour, truth.clip(-0.1, 0.1) - 0.7, truth)
         noise = 0.03 * np.random.default_rng(8).standard_normal(LARGE)
         source = np.where(mask, MAPS[name](changed) + noise, 0)
-        refined, _ = follow_source(output, source, mask)
+        refined, *_ = follow_source(output, source, mask)
         assert rms(refined, changed, tumour) < 0.25 * rms(output, changed, tumour)
 
     def test_vessels_do_not_hide_a_lesion(
@@ -147,7 +147,7 @@ class TestFollowSource:
 
         def shown(image: np.ndarray, bright: np.ndarray) -> tuple[float, float]:
             source = np.where(mask, np.where(bright, 1, 0.4 * image + noise), 0)
-            refined, variance = follow_source(output, source, mask, [error])
+            refined, variance, _ = follow_source(output, source, mask, [error])
             return refined[18:22, 20:24, 16:20].mean(), variance
 
         (healthy, plain), (lesion, _) = (shown(i, vessels & False) for i in (truth, changed))
@@ -163,7 +163,7 @@ class TestFollowSource:
         _, output, mask = drawn
         source = output.copy()
         source[20, 22, 18] += height
-        refined, _ = follow_source(output, source, mask, [0.02])
+        refined, *_ = follow_source(output, source, mask, [0.02])
         assert refined[20, 22, 18] == pytest.approx(output[20, 22, 18], abs=0.005)
 
     def test_noise_alone_hardly_moves_the_output(
@@ -171,7 +171,7 @@ class TestFollowSource:
     ) -> None:
         _, output, mask = drawn
         noise = 0.3 * np.random.default_rng(1).standard_normal(LARGE)
-        refined, _ = follow_source(output, np.where(mask, np.clip(noise, -1, 1), 0), mask)
+        refined, *_ = follow_source(output, np.where(mask, np.clip(noise, -1, 1), 0), mask)
         assert rms(refined, output, mask) < 0.03
 
     def test_trust_in_the_output_limits_the_change(

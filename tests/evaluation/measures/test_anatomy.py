@@ -102,12 +102,13 @@ class TestLocalNcc:
 Planted = tuple[np.ndarray, np.ndarray, list[Lesion]]
 
 
-class TestContrastKept:
-    @pytest.fixture(scope="class")
-    def planted(self) -> Planted:
-        rng = np.random.default_rng(1)
-        return insert_lesions(head(), TISSUES, rng, radii_mm=(2, 6), contrasts=(0.5, 1))
+@pytest.fixture(scope="module")
+def planted() -> Planted:
+    rng = np.random.default_rng(1)
+    return insert_lesions(head(), TISSUES, rng, radii_mm=(2, 6), contrasts=(0.5, 1))
 
+
+class TestContrastKept:
     def test_reference_itself(self, planted: Planted) -> None:
         changed, labels, _ = planted
         kept = contrast_kept(changed, changed, labels)

@@ -21,12 +21,13 @@ def head() -> np.ndarray:
     return np.where(MASK, values, 0).astype(np.float32)
 
 
-class TestInsertLesions:
-    @pytest.fixture(scope="class")
-    def planted(self) -> Planted:
-        rng = np.random.default_rng(0)
-        return insert_lesions(head(), TISSUES, rng, radii_mm=(2, 4), contrasts=(0.5, 1))
+@pytest.fixture(scope="module")
+def planted() -> Planted:
+    rng = np.random.default_rng(0)
+    return insert_lesions(head(), TISSUES, rng, radii_mm=(2, 4), contrasts=(0.5, 1))
 
+
+class TestInsertLesions:
     def test_one_for_each_radius_and_contrast(self, planted: Planted) -> None:
         _, labels, table = planted
         asked = {(each.radius_mm, each.contrast) for each in table}

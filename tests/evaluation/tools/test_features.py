@@ -18,12 +18,13 @@ def phantom_scan(phantom: Phantom, seed: int) -> np.ndarray:
     return np.where(phantom.mask, np.clip(image, -1, 1), 0).astype(np.float32)
 
 
-class TestFeatures:
-    @pytest.fixture(scope="class")
-    def space(self, phantom: Phantom) -> features.FeatureSpace:
-        images = [phantom_scan(phantom, seed) for seed in (1, 2, 3)]
-        return features.fit_features(images, [phantom.mask] * 3, dimensions=8, per_scan=300)
+@pytest.fixture(scope="module")
+def space(phantom: Phantom) -> features.FeatureSpace:
+    images = [phantom_scan(phantom, seed) for seed in (1, 2, 3)]
+    return features.fit_features(images, [phantom.mask] * 3, dimensions=8, per_scan=300)
 
+
+class TestFeatures:
     def test_network_is_deepbets(self, phantom: Phantom) -> None:
         """With the volume's own statistics, the activations are those of the shipped network."""
         from deepbet.utils import DATA_PATH, load_model
