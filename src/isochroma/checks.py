@@ -102,7 +102,7 @@ def check_refinement(
     """
     mask = source.mask
     moved = mask & (np.abs(refined - first) > UNEXPLAINED_ERRORS * error)
-    share = smooth(moved, mask, 3 / source.grid.voxel_mm, floor=0.3)
+    share = smooth(moved, mask, tuple(3 / source.grid.voxel_mm), floor=0.3)
     size_ml = largest_component(mask & (share > 0.5)).sum() * source.grid.voxel_mm.prod() / 1000
     if size_ml <= UNEXPLAINED_ML:
         return []
