@@ -211,7 +211,7 @@ def read_header(start: bytes) -> tuple[Any, Any]:
     Returns
     -------
     kind : type
-        nibabel's image class.
+        Image class of nibabel.
     header : SpatialHeader
         The parsed header.
 
@@ -222,7 +222,7 @@ def read_header(start: bytes) -> tuple[Any, Any]:
     """
     for kind, size in ((nib.Nifti1Image, 348), (nib.Nifti2Image, 540)):
         if int.from_bytes(start[:4], "little") == size or int.from_bytes(start[:4], "big") == size:
-            if start[344:347] == b"ni1":
+            if start[344:347] == b"ni1" or start[4:7] == b"ni2":
                 msg = "its voxels lie in a second file (.img)"
                 raise ValueError(msg)
             return kind, kind.header_class.from_fileobj(io.BytesIO(start))

@@ -51,13 +51,17 @@ def smoother(
 
     Parameters
     ----------
-    mask, sigma, truncate, floor
+    mask : (I, J, K) ndarray of bool
+        Voxels that count.
+    sigma : float or sequence of 3 floats
+        Standard deviation of the Gaussian, voxels.
+    truncate, floor : float
         As for `smooth`.
 
     Returns
     -------
     smooth_volume : callable
-        Maps (I, J, K) data to the smoothed volume.
+        Function that maps (I, J, K) data to the smoothed volume.
     """
     weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma, truncate=truncate)
     weight = np.maximum(weight, floor)
