@@ -243,6 +243,7 @@ def sidecar(
         "SourceLimits": list(made.source_limits),
         "TargetLimits": list(made.target_limits),
         "WhiteMatterMode": made.white_matter_mode,
+        "ExplainedShare": None if made.explained is None else round(made.explained, 4),
         "Device": made.device,
         "Precision": made.precision,
         "Runtime": made.runtime,

@@ -153,6 +153,9 @@ class Record:
         Intensities that correspond to model units -1 and 1.
     white_matter_mode : dict of str to float
         Of the output and, if known, of the target: target intensities.
+    explained : float or None
+        Share of the source's variance that the first pass explains; low if the scan shows
+        something else than the model knows.
     device, precision, runtime : str
         What ran the network.
     seconds : dict of str to float
@@ -170,6 +173,7 @@ class Record:
     source_limits: tuple[float, float]
     target_limits: tuple[float, float]
     white_matter_mode: dict[str, float]
+    explained: float | None
     device: str
     precision: str
     runtime: str
@@ -436,6 +440,7 @@ class Harmonizer:
             source_limits=(source.lower, source.upper),
             target_limits=(target.lower, target.upper),
             white_matter_mode=white_matter_modes(rendering.output[source.mask], target),
+            explained=rendering.explained,
             device=self.compute.device,
             precision=self.compute.precision,
             runtime="openvino" if openvino else "torch",

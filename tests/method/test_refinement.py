@@ -312,3 +312,15 @@ class TestNoiseVariance:
     def test_never_zero(self) -> None:
         assert noise_variance(np.zeros((9, 9, 9)), np.ones((9, 9, 9), bool)) > 0
         assert noise_variance(np.zeros((3, 3, 3)), np.ones((3, 3, 3), bool)) > 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_explained_share(share: float) -> None:
+    """A source that is partly a function of the output, partly noise of its own."""
+    rng = np.random.default_rng(0)
+    mask = np.ones((40, 40, 40), bool)
+    output = np.clip(0.4 * rng.standard_normal(mask.shape), -1, 1)
+    noise = 0.4 * rng.standard_normal(mask.shape)
+    source = np.clip(share**0.5 * output + (1 - share) ** 0.5 * noise, -1, 1)
+    found = follow_source(output, source, mask).explained
+    assert found == pytest.approx(share, abs=0.05)
