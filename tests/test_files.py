@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from isochroma import files
+from isochroma.errors import InputError
+from isochroma.files import alone
 
 
 class TestWriteAtomically:
@@ -82,3 +87,24 @@ def test_sha256(tmp_path: Path) -> None:
     path = tmp_path / "abc"
     path.write_bytes(b"abc")
     assert files.sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+class TestAlone:
+    def test_a_second_run_is_refused(self, tmp_path: Path) -> None:
+        with alone(tmp_path / "run"):
+            with (
+                pytest.raises(InputError, match="another run is working here") as caught,
+                alone(tmp_path / "run"),
+            ):
+                pass
+            assert caught.value.argument == "output"
+        with alone(tmp_path / "run"):
+            pass
+
+    def test_leavings_are_removed(self, tmp_path: Path) -> None:
+        command = [sys.executable, "-c", "import os; print(os.getpid())"]
+        pid = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        left = tmp_path / "checkpoints" / f".isochroma-{platform.node()}-{pid}-abc"
+        left.mkdir(parents=True)
+        with alone(tmp_path):
+            assert not left.exists()

@@ -71,7 +71,8 @@ def alone(folder: Path) -> Iterator[None]:
     Parameters
     ----------
     folder : Path
-        Made if it does not exist; it gets a lock file, which may stay.
+        Made if it does not exist; it gets a lock file, which may stay, and loses what killed
+        writers left in it and in its subfolders.
 
     Raises
     ------
@@ -85,6 +86,8 @@ def alone(folder: Path) -> Iterator[None]:
     except filelock.Timeout as error:
         msg = f"{folder}: another run is working here. Wait for it, or give another folder."
         raise InputError(msg, "output") from error
+    for each in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        remove_leavings(each)
     try:
         yield
     finally:
