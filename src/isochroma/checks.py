@@ -102,6 +102,8 @@ def check_refinement(
     """
     mask = source.mask
     moved = mask & (np.abs(refined - first) > UNEXPLAINED_ERRORS * error)
+    if not moved.any():
+        return []
     share = smooth(moved, mask, tuple(3 / source.grid.voxel_mm), floor=0.3)
     size_ml = largest_component(mask & (share > 0.5)).sum() * source.grid.voxel_mm.prod() / 1000
     if size_ml <= UNEXPLAINED_ML:

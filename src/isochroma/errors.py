@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LONGEST_REASON = 200  # characters of a library's message about a file
+
 
 class InputError(ValueError):
     """Signal input that cannot be processed.
@@ -45,7 +47,19 @@ def printable(path: Path | str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
 
 
-def one_line(error: BaseException) -> str:
-    """Return an exception's message as one short line."""
+def one_line(error: BaseException, longest: int | None = None) -> str:
+    """Return an exception's message as one line, or its type's name if it has none.
+
+    Parameters
+    ----------
+    error : BaseException
+        What was raised.
+    longest : int, optional
+        Characters to keep at most: libraries quote what damaged files hold.
+
+    Returns
+    -------
+    text : str
+    """
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
+    return text if longest is None or len(text) <= longest else text[: longest - 3] + "..."

@@ -57,7 +57,7 @@ def settings(kind: type[Kind]) -> type[Kind]:
         try:
             validate(self, *values[len(names) :], **by_name, **named)
         except pydantic.ValidationError as error:
-            raise _one_line(error) from None
+            raise _input_error(error) from None
 
     checked.__init__ = initialise
     return checked
@@ -86,7 +86,7 @@ def from_json(kind: type[Kind], text: str | bytes) -> Kind:
     try:
         return pydantic.TypeAdapter(kind).validate_json(text)
     except pydantic.ValidationError as error:
-        raise _one_line(error) from None
+        raise _input_error(error) from None
 
 
 def to_json(values: Any) -> str:
@@ -131,7 +131,7 @@ def choose(value: str, known: Collection[str]) -> str:
     return value
 
 
-def _one_line(error: pydantic.ValidationError) -> InputError:
+def _input_error(error: pydantic.ValidationError) -> InputError:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     cause = first.get("ctx", {}).get("error")

@@ -13,6 +13,7 @@ from fixtures_images import image_of
 from isochroma.errors import InputError
 from isochroma.images import brain
 from isochroma.images.brain import (
+    Brain,
     find_brain,
     is_stripped,
     largest_component,
@@ -68,7 +69,9 @@ class TestFindBrain:
     def test_a_whole_head_on_zeros_is_not_taken_for_stripped(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(brain.EXTRACTORS, "deepbet", lambda scan: ball(scan.shape, 30))
+        monkeypatch.setitem(
+            brain.EXTRACTORS, "deepbet", lambda scan: Brain(ball(scan.shape, 30), "deepbet")
+        )
         for edge, origin in ((2.0, "stripped"), (2.7, "deepbet")):  # 905 and 2226 ml
             affine = np.diag([edge, edge, edge, 1])
             assert find_brain(image_of(stripped_head(), affine)).origin == origin
@@ -76,7 +79,9 @@ class TestFindBrain:
     def test_another_extractor(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What the registry gains is asked after those before it pass the scan on."""
         monkeypatch.delitem(brain.EXTRACTORS, "deepbet")
-        monkeypatch.setitem(brain.EXTRACTORS, "middle", lambda scan: ball(scan.shape, 25))
+        monkeypatch.setitem(
+            brain.EXTRACTORS, "middle", lambda scan: Brain(ball(scan.shape, 25), "middle")
+        )
         noise = np.random.default_rng(0).uniform(1, 5, (64, 64, 64))
         mask, origin = find_brain(image_of(noise, TWO_MM))
         assert origin == "middle"
@@ -193,9 +198,9 @@ class TestStripped:
         """How often deepbet was asked; it answers with the inner ball."""
         calls: list[int] = []
 
-        def inner(scan: nib.Nifti1Image) -> np.ndarray:
+        def inner(scan: nib.Nifti1Image) -> Brain:
             calls.append(1)
-            return ball(self.SHAPE, 29)
+            return Brain(ball(self.SHAPE, 29), "deepbet")
 
         monkeypatch.setattr(brain, "deepbet", inner)
         monkeypatch.setitem(brain.EXTRACTORS, "deepbet", inner)
@@ -206,6 +211,7 @@ class TestStripped:
         found = find_brain(nib.Nifti1Image(data, TWO_MM))
         assert found.origin == "deepbet"
         np.testing.assert_array_equal(found.mask, ball(self.SHAPE, 29))
+        assert asked == [1]
 
     @pytest.mark.parametrize("values", [(800.0, 500.0, 150.0), (200.0, 300.0, 900.0)])
     def test_a_stripped_brain_is_taken_as_it_is(
@@ -296,6 +302,6 @@ def test_deepbet_sees_a_wide_field_of_view_without_its_border(
         return None, nib.Nifti1Image(found.astype(np.uint8), image.affine), None
 
     monkeypatch.setattr(brain, "_deepbet_network", lambda: SimpleNamespace(run=run))
-    mask = brain.deepbet(nib.Nifti1Image(data, TWO_MM))
+    mask = brain.deepbet(nib.Nifti1Image(data, TWO_MM)).mask
     np.testing.assert_array_equal(mask, data > 0)
     assert max(shapes[0]) <= 68

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from isochroma.errors import one_line
+
 logger = logging.getLogger(__name__)
 
 
@@ -83,7 +85,7 @@ def attempt(scan: str, method: str, make: Callable[[], Iterable[Row]]) -> Result
 
 def failure_of(scan: str, method: str, error: Exception) -> Failure:
     """Log an exception and return it as a failure."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     logger.warning("%s, %s: %s", scan, method, text)
     logger.debug("failure", exc_info=error)
     return Failure(scan, method, text)

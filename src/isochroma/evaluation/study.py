@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from isochroma.errors import InputError, about, one_line, printable
+from isochroma.errors import LONGEST_REASON, InputError, about, one_line, printable
 from isochroma.files import sha256
 from isochroma.images.brain import find_brain
 from isochroma.images.grid import Grid, resample, resample_mask
@@ -189,7 +189,8 @@ def read_yaml(path: Path) -> Any:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        msg = f"{printable(path)}: not valid YAML ({one_line(error)}). Check the file."
+        why = one_line(error, LONGEST_REASON)
+        msg = f"{printable(path)}: not valid YAML ({why}). Check the file."
         raise InputError(msg) from error
 
 

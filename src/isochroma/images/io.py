@@ -16,7 +16,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from numpy.typing import DTypeLike
 
-from isochroma.errors import InputError, one_line, printable
+from isochroma.errors import LONGEST_REASON, InputError, one_line, printable
 from isochroma.files import write_atomically
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
@@ -106,7 +106,7 @@ def load(path: Path | str, constant: bool = False) -> nib.spatialimages.SpatialI
             msg = f"{shown}: {hint}. {'Fetch it first.' if fetched else 'Check the path.'}"
             raise InputError(msg)
     except (OSError, RuntimeError) as error:  # links in a circle, names too long
-        msg = f"{shown}: cannot be opened ({one_line(error)}). Check the path."
+        msg = f"{shown}: cannot be opened ({one_line(error, LONGEST_REASON)}). Check the path."
         raise InputError(msg) from error
     if not has_volume_suffix(path):
         msg = f"{shown}: not a volume isochroma reads. Convert it to one of {', '.join(SUFFIXES)}."
@@ -149,7 +149,7 @@ def about_file(shown: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # nibabel and zlib raise many kinds for a damaged file
-        why = one_line(error)
+        why = one_line(error, LONGEST_REASON)
         msg = f"{shown}: cannot be read as NIfTI or MGH ({why}). Export or convert it anew."
         raise InputError(msg) from error
 
