@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from isochroma.evaluation.measures.sample import Lesions, Sample
 from isochroma.evaluation.study import Case, Scan
@@ -39,4 +40,26 @@ def sample(
         np.zeros_like(mask) if edges is None else edges,
         tissues,
         lesions,
+    )
+
+
+KEYS = [(f"s{i}", f"p{i}") for i in range(8)]  # (scan, person)
+
+
+def rows(method: str, values: dict[tuple[str, str], float], measure: str = "ssim") -> pd.DataFrame:
+    """Rows of one method; keys are (scan, person)."""
+    return pd.DataFrame(
+        {
+            "part": "truth",
+            "group": "g",
+            "scan": scan,
+            "person": person,
+            "method": method,
+            "measure": measure,
+            "value": value,
+            "low": np.nan,
+            "high": np.nan,
+            "scans": 1,
+        }
+        for (scan, person), value in values.items()
     )

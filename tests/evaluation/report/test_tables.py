@@ -3,30 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from fixtures_evaluation import KEYS, rows
 from isochroma.evaluation.report.tables import losses, markdown, tables, verdict
 from isochroma.evaluation.summary import summarise
-
-
-def rows(method: str, values: dict[tuple[str, str], float], measure: str = "ssim") -> pd.DataFrame:
-    """Rows of one method; keys are (scan, person)."""
-    return pd.DataFrame(
-        {
-            "part": "truth",
-            "group": "g",
-            "scan": scan,
-            "person": person,
-            "method": method,
-            "measure": measure,
-            "value": value,
-            "low": np.nan,
-            "high": np.nan,
-            "scans": 1,
-        }
-        for (scan, person), value in values.items()
-    )
-
-
-KEYS = [(f"s{i}", f"p{i}") for i in range(8)]
 
 
 class TestVerdict:
