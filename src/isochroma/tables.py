@@ -17,13 +17,15 @@ BYTE_ORDER_MARKS = {
 }
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     """Read a text file as UTF-8, UTF-16 with a byte order mark, or else Windows-1252.
 
     Parameters
     ----------
     path : Path
         The file.
+    max_bytes : int
+        Size beyond which it is refused.
 
     Returns
     -------
@@ -36,8 +38,8 @@ def read_text(path: Path) -> str:
     """
     shown = printable(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            msg = f"{shown}: larger than {MAX_BYTES >> 20} MB. Check that it is the right file."
+        if path.stat().st_size > max_bytes:
+            msg = f"{shown}: larger than {max_bytes >> 20} MB. Check that it is the right file."
             raise InputError(msg)
         data = path.read_bytes()
     except OSError as error:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from isochroma.errors import InputError
 from isochroma.images.preprocess import PreprocessSettings
+from isochroma.memory import PeakMemory
 from isochroma.method.edges import EdgeSettings
 from isochroma.method.network import NetworkSettings, VelocityNetwork
 from isochroma.method.patches import PatchSettings
@@ -138,6 +139,14 @@ class TestRefusals:
             ({"edges": {"fraction": 2}}, "edges.fraction: input should be less than or equal to"),
             ({"edges": {"sigma": float("nan")}}, "edges.sigma: input should be a finite number"),
             ({"preprocess": {"n4": "off"}}, "preprocess.n4: input should be a valid boolean"),
+            ({"network": {"width": 1500}}, "network.width: input should be less than or equal to"),
+            ({"preprocess": {"spacing_mm": 0.1}}, "preprocess.spacing_mm: input should be greater"),
+            ({"preprocess": {"n4_iterations": [10**6] * 4}}, "preprocess.n4_iterations.0: input"),
+            ({"preprocess": None}, "preprocess: "),
+            ({"target": {"upper": float("nan")}}, "target.upper: input should be a finite number"),
+            ({"target": {"upper": -1e9}}, "target: upper must be above lower"),
+            ({"training": [1]}, "training: input should be an object"),
+            ({"name": "\x1b[2J"}, "name: string should match pattern"),
             ({"schema_version": 99}, "its schema_version is 99; this isochroma reads 1."),
         ],
     )
@@ -153,7 +162,31 @@ class TestRefusals:
         (folder / CONFIG_FILE).write_text(json.dumps(values))
         assert "not a model config with a schema_version" in refusal(folder)
 
-    @pytest.mark.parametrize("content", ['{"name": ', "[1]", "7", ""])
+    def test_a_network_too_large_is_never_allocated(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """400 billion weights, within the range of every single setting."""
+        largest = {"width": 512, "multipliers": [32] * 6, "blocks": 8, "attention": True}
+        edit(folder, network=largest)
+        with PeakMemory() as memory:
+            before = memory.lap()
+            assert "the weights do not fit the network" in refusal(folder)
+            assert memory.lap() < before + 100
+        monkeypatch.setattr("isochroma.models.folder.MAX_PARAMETERS", 1000)
+        edit(folder, network=dataclasses.asdict(CONFIG.network))
+        assert "the weights do not fit the network" in refusal(folder)
+
+    @pytest.mark.parametrize("content", [b"", b"\0" * 8, b"\xff" * 64, b"\x02" + b"\0" * 7 + b"{}"])
+    def test_damaged_weights_with_their_own_hash(self, folder: Path, content: bytes) -> None:
+        (folder / WEIGHTS).write_bytes(content)
+        edit(folder, sha256=hashlib.sha256(content).hexdigest())
+        assert "the weights do not fit the network" in refusal(folder)
+
+    def test_a_config_that_never_ends(self, folder: Path) -> None:
+        (folder / CONFIG_FILE).write_text(" " * (2**20 + 1))
+        assert "larger than 1 MB" in refusal(folder)
+
+    @pytest.mark.parametrize("content", ['{"name": ', "[1]", "7", "", "[" * 100_000])
     def test_no_config_at_all(self, folder: Path, content: str) -> None:
         (folder / CONFIG_FILE).write_text(content)
         message = refusal(folder)
@@ -226,6 +259,20 @@ class TestFindModel:
 
     def test_by_folder(self, shipped: Path, folder: Path) -> None:
         assert find_model(folder) == folder
+
+    def test_a_folder_of_the_same_name_shadows_no_shipped_model(
+        self, shipped: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder.rename(folder.with_name("default"))
+        monkeypatch.chdir(folder.parent)
+        assert find_model("default") == shipped / "default"
+        assert find_model("./default") == Path("default")
+
+    def test_a_folder_needs_a_separator(
+        self, shipped: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(folder.parent)
+        assert refusal("tiny") == "no model 'tiny': it is a folder: write ./tiny."
 
     def test_missing_model_names_the_shipped_ones(self, shipped: Path) -> None:
         message = refusal("nonesuch")

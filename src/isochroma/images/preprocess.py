@@ -49,7 +49,7 @@ class PreprocessSettings:
     n4: bool = True
     n4_shrink: Annotated[int, Field(ge=1, le=16)] = 4
     n4_iterations: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=1000)], ...], Field(min_length=1, max_length=8)
+        tuple[Annotated[int, Field(ge=1, le=200)], ...], Field(min_length=1, max_length=5)
     ] = (50, 50, 50, 50)
     lower_percentile: Annotated[float, Field(ge=0, le=100)] = 0.5
     upper_percentile: Annotated[float, Field(ge=0, le=100)] = 99.5

@@ -46,7 +46,7 @@ class TargetDomain:
     lower: float = 0.0
     upper: float = 1.0
     scans: Annotated[int, Field(ge=0)] = 0
-    quantiles: tuple[ModelUnits, ...] = ()
+    quantiles: Annotated[tuple[ModelUnits, ...], Field(max_length=10_001)] = ()
     smallest_mm: Annotated[tuple[Positive, ...], Field(max_length=3)] = ()
     largest_mm: Annotated[tuple[Positive, ...], Field(max_length=3)] = ()
 
@@ -91,7 +91,7 @@ class Validation:
 
     psnr: float | None = None
     ssim: Annotated[float, Field(ge=-1, le=1)] | None = None
-    errors: tuple[Annotated[float, Field(gt=0, le=2)], ...] = ()
+    errors: Annotated[tuple[Annotated[float, Field(gt=0, le=2)], ...], Field(max_length=1001)] = ()
 
     @property
     def rmse(self) -> float:
@@ -129,7 +129,7 @@ class ModelConfig:
     """
 
     schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
-    name: str = "unnamed"
+    name: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,255}$")] = "unnamed"
     preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
     edges: EdgeSettings = field(default_factory=EdgeSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)

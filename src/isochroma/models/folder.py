@@ -9,16 +9,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
 from isochroma.errors import InputError, about
 from isochroma.files import sha256, write_atomically, write_together
-from isochroma.method.network import VelocityNetwork
+from isochroma.method.network import NetworkSettings, VelocityNetwork
 from isochroma.models.config import SCHEMA_VERSION, ModelConfig
 from isochroma.settings import from_json, to_json
+from isochroma.tables import read_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +31,8 @@ SHIPPED = Path(__file__).parent
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
 PREVIOUS = "previous.safetensors"  # there only while a model is replaced
+MAX_PARAMETERS = 2**29  # five times the paper's network
+MAX_CONFIG_BYTES = 2**20
 
 
 class Model(NamedTuple):
@@ -61,7 +67,8 @@ def find_model(name: str | Path) -> Path:
     Parameters
     ----------
     name : str or Path
-        Name of a shipped model, or a model folder.
+        Name of a shipped model; or a model folder, with a separator in its path (`./mine`), so that
+        no folder can stand in for a shipped model.
 
     Returns
     -------
@@ -73,10 +80,17 @@ def find_model(name: str | Path) -> Path:
         If there is no such model.
     """
     shipped = shipped_models()
-    for folder in (Path(name), shipped.get(str(name))):
-        if folder is not None and (folder / CONFIG).is_file():
-            return folder
-    msg = f"no model {str(name)!r}: give a model folder or one of {', '.join(shipped) or 'none'}."
+    if str(name) in shipped:
+        return shipped[str(name)]
+    folder = Path(name)
+    there = (folder / CONFIG).is_file()
+    if there and ("/" in str(name) or os.sep in str(name)):
+        return folder
+    known = ", ".join(shipped) or "none"
+    hint = (
+        f"it is a folder: write .{os.sep}{name}" if there else f"give a folder, or one of {known}"
+    )
+    msg = f"no model {str(name)!r}: {hint}."
     raise InputError(msg, "model")
 
 
@@ -98,11 +112,11 @@ def load_config(folder: Path) -> ModelConfig:
         If it is not JSON, of another schema version, or a setting is unknown or out of range.
     """
     path = folder / CONFIG
-    text = path.read_text()
+    text = read_text(path, MAX_CONFIG_BYTES)
     with about(path):
         try:
             version = json.loads(text)["schema_version"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             msg = "not a model config with a schema_version. Restore the model folder."
             raise InputError(msg) from error
         if version != SCHEMA_VERSION:
@@ -150,13 +164,29 @@ def load_model(name: str | Path = "default") -> Model:
             "Install or copy it anew."
         )
         raise InputError(msg, "model")
-    network = VelocityNetwork(config.network)
-    try:
-        network.load_state_dict({key: value.float() for key, value in load_file(path).items()})
-    except RuntimeError as error:
+    if not _weights_fit(path, config.network):
         msg = f"{path}: the weights do not fit the network in {CONFIG}. Install or copy it anew."
-        raise InputError(msg, "model") from error
+        raise InputError(msg, "model")
+    network = VelocityNetwork(config.network)
+    network.load_state_dict({key: value.float() for key, value in load_file(path).items()})
     return Model(network.eval().requires_grad_(False), config)
+
+
+def _weights_fit(path: Path, settings: NetworkSettings) -> bool:
+    """Compare names and shapes with the network's, before anything of that size is allocated."""
+    from safetensors import SafetensorError, safe_open
+
+    with torch.device("meta"):
+        state = VelocityNetwork(settings).state_dict()
+    if sum(value.numel() for value in state.values()) > MAX_PARAMETERS:
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            names = file.keys()
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except SafetensorError:
+        return False
+    return shapes == {key: tuple(value.shape) for key, value in state.items()}
 
 
 def save_model(folder: Path, weights: dict[str, Tensor], config: ModelConfig) -> ModelConfig:

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from isochroma.errors import InputError
+from isochroma.errors import InputError, printable
 from isochroma.files import alone, write_atomically
 from isochroma.models.config import ModelConfig
 from isochroma.models.folder import Model
@@ -99,7 +99,7 @@ def _train(
         first_pass = Harmonizer(start_from, SamplingSettings(revise=False))
         scans = add_examples(scans, first_pass, recipe.training.draft_copies)
     config = ModelConfig(
-        name=name or folder.resolve().name,
+        name=printable(name or folder.resolve().name),
         preprocess=recipe.preprocess,
         edges=recipe.edges,
         network=recipe.network,
