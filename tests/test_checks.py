@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from conftest import distance_from_centre
-from isochroma.checks import ScanWarning, check_refinement, check_scan
+from isochroma.checks import ScanWarning, check_file, check_refinement, check_scan
 from isochroma.images.grid import Grid
 from isochroma.images.preprocess import Prepared
 from isochroma.models.config import TargetDomain
@@ -24,6 +25,64 @@ def box_shaped_brain(spacing_mm: float = 2.0) -> Prepared:
     mask[4:39, 3:46, 5:39] = True
     grid = grid_of(mask.shape, *[spacing_mm] * 3)
     return Prepared(mask.astype(np.float32), mask, grid, 0, 1)
+
+
+class TestCheckFile:
+    MASK = distance_from_centre((20, 20, 20)) < 8
+
+    def scan(self, data: np.ndarray | None = None) -> nib.Nifti1Image:
+        rng = np.random.default_rng(0)
+        data = rng.uniform(100, 900, self.MASK.shape) * self.MASK if data is None else data
+        scan = nib.Nifti1Image(data.astype(np.float32), np.diag([2.0, 2, 2, 1]))
+        scan.header.set_xyzt_units("mm")
+        return scan
+
+    def test_none_for_a_plain_file(self) -> None:
+        scan = self.scan()
+        scan.set_qform(scan.affine, 1)
+        scan.set_sform(scan.affine, 1)
+        assert check_file(scan, self.MASK) == []
+
+    @pytest.mark.parametrize(("moved", "told"), [(0.05, False), (0.2, True), (40, True)])
+    def test_qform_and_sform_apart(self, moved: float, told: bool) -> None:
+        scan = self.scan()
+        scan.set_qform(scan.affine, 1)
+        scan.set_sform(nib.affines.from_matvec(np.diag([2.0, 2, 2]), [0, moved, 0]), 2)
+        found = check_file(scan, self.MASK)
+        assert [each.code for each in found] == ["qform-sform"] * told
+        if told:
+            assert found[0].value == pytest.approx(moved)
+            assert f"up to {moved:.1f} mm apart, and the sform was used" in found[0].text
+
+    def test_one_that_is_not_coded_does_not_count(self) -> None:
+        scan = self.scan()
+        scan.set_qform(np.eye(4), 0)
+        scan.set_sform(scan.affine, 1)
+        assert check_file(scan, self.MASK) == []
+
+    @pytest.mark.parametrize(("unit", "told"), [("unknown", 0), ("micron", 1), ("meter", 1)])
+    def test_units(self, unit: str, told: int) -> None:
+        scan = self.scan()
+        scan.header.set_xyzt_units(unit)
+        found = check_file(scan, self.MASK)
+        assert [each.code for each in found] == ["units"] * told
+        if told:
+            assert (
+                found[0].text
+                == f"its header's unit is {unit}, and its voxels of 2 were read as mm."
+            )
+
+    def test_hounsfield_units(self) -> None:
+        rng = np.random.default_rng(0)
+        data = np.where(self.MASK, rng.normal(35, 8, self.MASK.shape), -1000)
+        (found,) = check_file(self.scan(data), self.MASK)
+        assert found.code == "hounsfield-units"
+        assert found.value == pytest.approx(35, abs=1)
+
+    def test_negative_values_alone_are_no_hounsfield_units(self) -> None:
+        rng = np.random.default_rng(0)
+        data = np.where(self.MASK, rng.normal(700, 80, self.MASK.shape), -1000)
+        assert check_file(self.scan(data), self.MASK) == []
 
 
 class TestCheckScan:

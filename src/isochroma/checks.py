@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import nibabel as nib
 import numpy as np
 
 from isochroma.images.brain import largest_component
 from isochroma.images.grid import Grid
+from isochroma.images.io import spatial_unit
 from isochroma.images.masked import extent, smooth
 from isochroma.images.preprocess import Prepared
 from isochroma.models.config import TargetDomain
 
 THICK, FINE = 1.6, 0.8  # voxel edges, over the model grid's
 SMALLER, LARGER = 0.1, 0.2  # than the target's brains; templates are large (MNI space: 15 %)
+APART_MM = 0.1  # of the voxels that qform and sform place; the rounding of their numbers is below
+AIR_HU, TISSUE_HU = -900, (-20, 100)  # Hounsfield units of air, and of what a skull holds
 UNEXPLAINED_ERRORS = 3  # times the model's error
 UNEXPLAINED_ML = 2.5  # healthy validation scans have 0.6 ml at most
 
@@ -25,8 +29,7 @@ class ScanWarning:
     Attributes
     ----------
     code : str
-        Stable identifier for programs: "thick-voxels", "fine-voxels", "brain-size",
-        "unexplained-region" or "uncertain".
+        Stable identifier for programs, such as "brain-size".
     text : str
         One sentence for people: what is unusual, and what to do.
     value : float
@@ -36,6 +39,48 @@ class ScanWarning:
     code: str
     text: str
     value: float
+
+
+def check_file(scan: nib.spatialimages.SpatialImage, mask: np.ndarray) -> list[ScanWarning]:
+    """Look for a header that contradicts itself, and for intensities that no MR scan has.
+
+    Parameters
+    ----------
+    scan : SpatialImage
+        One 3D scan.
+    mask : (I, J, K) ndarray of bool
+        The brain.
+
+    Returns
+    -------
+    warnings : list of ScanWarning
+        With the codes "qform-sform", "units" and "hounsfield-units".
+    """
+    found = []
+    if isinstance(scan.header, nib.Nifti1Header):
+        qform, sform = scan.header.get_qform(coded=True)[0], scan.header.get_sform(coded=True)[0]
+        if qform is not None and sform is not None:
+            apart = Grid(scan.shape, qform).distance_mm(Grid(scan.shape, sform))
+            if apart > APART_MM:
+                text = (
+                    f"its qform and sform place voxels up to {apart:.1f} mm apart, and the sform "
+                    "was used: are sizes, left and right as they should be?"
+                )
+                found.append(ScanWarning("qform-sform", text, apart))
+    unit = spatial_unit(scan)
+    if unit not in ("mm", "unknown"):
+        size = float(Grid.of(scan).voxel_mm.max())
+        text = f"its header's unit is {unit}, and its voxels of {size:g} were read as mm."
+        found.append(ScanWarning("units", text, size))
+    data = np.asanyarray(scan.dataobj)
+    middle = float(np.median(data[mask]))
+    if data.min() <= AIR_HU and TISSUE_HU[0] <= middle <= TISSUE_HU[1]:
+        text = (
+            f"a median of {middle:.0f} in the brain and {data.min():.0f} around it look like "
+            "Hounsfield units: the model knows MR scans alone, so trust no output from CT."
+        )
+        found.append(ScanWarning("hounsfield-units", text, middle))
+    return found
 
 
 def check_scan(source: Prepared, scan_grid: Grid, target: TargetDomain) -> list[ScanWarning]:
@@ -53,6 +98,7 @@ def check_scan(source: Prepared, scan_grid: Grid, target: TargetDomain) -> list[
     Returns
     -------
     warnings : list of ScanWarning
+        With the codes "thick-voxels", "fine-voxels" and "brain-size".
     """
     found = []
     spacing = source.grid.voxel_mm
@@ -98,7 +144,7 @@ def check_refinement(
     Returns
     -------
     warnings : list of ScanWarning
-        One if the largest region exceeds 2.5 ml, otherwise none.
+        One, "unexplained-region", if the largest region exceeds 2.5 ml, otherwise none.
     """
     mask = source.mask
     moved = mask & (np.abs(refined - first) > UNEXPLAINED_ERRORS * error)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import DTypeLike
 from pydantic import Field, field_validator
 
-from isochroma.checks import ScanWarning, check_refinement, check_scan
+from isochroma.checks import ScanWarning, check_file, check_refinement, check_scan
 from isochroma.errors import InputError, about
 from isochroma.images.brain import find_brain
 from isochroma.images.grid import Grid, resample
@@ -337,6 +337,7 @@ class Harmonizer:
             with stage("restore"):
                 values = self._restore(rendering.output, source, scan, brain.mask)
         found = [
+            *check_file(scan, brain.mask),
             *check_scan(source, Grid.of(scan), self.config.target),
             *check_refinement(
                 rendering.first, rendering.refined, source, self.config.validation.rmse

@@ -130,6 +130,18 @@ class TestLoad:
         nib.save(image_of(texture(), affine_of(np.diag([1.0, 1, 3]))), path)
         assert "1.00 x 1.00 x 3.00 mm" in self.refused(path, "Use a 3D acquisition")
 
+    @pytest.mark.parametrize("unit", ["meter", "unknown"])
+    def test_voxels_in_another_unit(self, tmp_path: Path, unit: str) -> None:
+        path = tmp_path / "scan.nii"
+        scan = image_of(texture(), affine_of(np.diag([0.001] * 3)))
+        scan.header.set_xyzt_units(unit)
+        nib.save(scan, path)
+        message = self.refused(path, "give the sizes in mm")
+        assert (
+            f"0.001 x 0.001 x 0.001 mm are too small (at least 0.1 mm). Its header's unit is {unit}"
+            in message
+        )
+
     def test_thickest_voxels_allowed(self) -> None:
         for thickest in (2.5, 2.5003):  # an oblique header's rounding
             io.as_scan(image_of(texture(), affine_of(np.diag([1.0, 1, thickest]))))

@@ -20,7 +20,7 @@ from isochroma.errors import LONGEST_REASON, InputError, one_line, printable
 from isochroma.files import write_atomically
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
-MAX_VOXEL_MM = 2.5
+MIN_VOXEL_MM, MAX_VOXEL_MM = 0.1, 2.5
 MAX_VOXELS = 2**28  # 645 x 645 x 645; a head padded to 512 x 512 x 512 has half of it
 MAX_TRAILER = 1 << 26  # bytes after the voxels
 HEADER_BYTES = 544  # the longest header, with its extension flag
@@ -275,7 +275,7 @@ def as_scan(
     Returns
     -------
     scan : SpatialImage
-        3D: finite numbers, not constant, voxels of at most 2.5 mm, a valid affine.
+        3D: finite numbers, not constant, voxels of 0.1 to 2.5 mm, a valid affine.
 
     Raises
     ------
@@ -299,14 +299,15 @@ def as_scan(
     if sizes.min() <= 0 or abs(np.linalg.det(affine[:3, :3])) < 1e-3 * sizes.prod():
         msg = f"{name}: its affine is not valid. Repair the header's geometry first."
         raise InputError(msg)
-    if sizes.max() > MAX_VOXEL_MM + 0.005:  # headers are rounded
-        shown = " x ".join(f"{size:.2f}" for size in sizes)
+    thick, thin = sizes.max() > MAX_VOXEL_MM + 0.005, sizes.min() < MIN_VOXEL_MM  # rounded headers
+    if thick or thin:
+        shown = " x ".join(f"{size:.2f}" if thick else f"{size:.2g}" for size in sizes)
+        limit = f"thick (at most {MAX_VOXEL_MM}" if thick else f"small (at least {MIN_VOXEL_MM}"
         units = spatial_unit(image)
-        hint = "" if units in ("mm", "unknown") else f" Its header's unit is {units}, read as mm."
-        msg = (
-            f"{name}: voxels of {shown} mm are too thick (at most {MAX_VOXEL_MM} mm).{hint} "
-            "Use a 3D acquisition, or a super-resolution tool first."
-        )
+        hint = "Use a 3D acquisition, or a super-resolution tool first."
+        if thin or units not in ("mm", "unknown"):
+            hint = f"Its header's unit is {units}, read as mm: give the sizes in mm."
+        msg = f"{name}: voxels of {shown} mm are too {limit} mm). {hint}"
         raise InputError(msg)
     data = np.asanyarray(image.dataobj)
     if not np.issubdtype(data.dtype, np.number) or np.iscomplexobj(data):
