@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import distance_from_centre
-from isochroma.checks import ScanWarning, check_file, check_refinement, check_scan
+from isochroma.checks import ScanWarning, check_explained, check_file, check_refinement, check_scan
 from isochroma.images.grid import Grid
 from isochroma.images.preprocess import Prepared
 from isochroma.models.config import TargetDomain
@@ -126,6 +126,29 @@ class TestCheckScan:
 
     def test_unknown_sizes(self) -> None:
         assert self.found(box_shaped_brain(1.0), 1, 1, 1, target=TargetDomain()) == []
+
+
+class TestCheckExplained:
+    def test_as_usual(self) -> None:
+        def never() -> float:
+            raise AssertionError
+
+        assert check_explained(0.95, 0.815, never) == []
+        assert check_explained(None, 0.815, never) == []
+        assert check_explained(0.1, None, never) == []
+
+    def test_low_but_an_mr_scan(self) -> None:
+        assert check_explained(0.82, 0.815, lambda: 0.7) == []
+
+    def test_better_upside_down(self) -> None:
+        (found,) = check_explained(0.83, 0.815, lambda: 0.93)
+        assert (found.code, found.value) == ("upside-down", pytest.approx(0.1))
+        assert "explains 93% of it upside down and 83% as it is" in found.text
+
+    def test_nothing_that_the_model_knows(self) -> None:
+        (found,) = check_explained(0.5, 0.815, lambda: 0.51)
+        assert (found.code, found.value) == ("unlike-mr", 0.5)
+        assert "explain 50% of what it shows, those of an MR scan 82% or more" in found.text
 
 
 class TestCheckRefinement:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -29,8 +31,9 @@ from isochroma.errors import InputError
 from isochroma.images.brain import find_brain
 from isochroma.images.grid import pad_to_multiple
 from isochroma.images.preprocess import Prepared, prepare
+from isochroma.memory import needed_gb
 from isochroma.method.edges import canny
-from isochroma.method.sampling import ComputeSettings
+from isochroma.method.sampling import ComputeSettings, FlowSampler
 from isochroma.models.config import Capabilities, TargetDomain, Validation
 from isochroma.pipeline import (
     PAPER_SAMPLING,
@@ -400,17 +403,78 @@ class TestPasses:
             SamplingSettings(**choice)  # type: ignore[arg-type]
 
 
-class TestTiles:
-    def test_small_memory(self) -> None:
-        """Tiles of 12 voxels, 4 shared, give the same head where the network looks at no
-        neighbour.
-        """
-        networks = [AnalyticNetwork(lambda condition: condition[:, :1]) for _ in range(2)]
-        whole, tiles = (
-            np.asarray(tiny_harmonizer(UNREFINED, network, max_memory_gb=gb)(head_image()).dataobj)
-            for network, gb in zip(networks, (8.0, 0.1), strict=True)
+class TestMemory:
+    def test_refused_before_the_mask_is_sought(self) -> None:
+        harmonizer = tiny_harmonizer(UNREFINED, max_memory_gb=0.1)
+        with pytest.raises(
+            InputError, match=r"^takes 0\.5 GB of memory, and 0\.1 are allowed"
+        ) as caught:
+            harmonizer.run(head_image())
+        assert caught.value.argument == "max_memory_gb"
+
+    def test_deepbet_needs_more(self) -> None:
+        """A head that is not stripped."""
+        data = np.asarray(head_image().dataobj) + 1
+        scan = nib.Nifti1Image(data, head_image().affine)
+        with pytest.raises(InputError, match=r"^takes 1\.4 GB"):
+            tiny_harmonizer(UNREFINED, max_memory_gb=1.0).run(scan)
+
+    def test_refused_where_the_smallest_tile_does_not_fit(self) -> None:
+        least = needed_gb(int(np.prod(head_image().shape)))
+        with pytest.raises(InputError, match="Allow more"):
+            tiny_harmonizer(UNREFINED, max_memory_gb=least + 0.01).run(head_image())
+        assert tiny_harmonizer(UNREFINED, max_memory_gb=least + 0.05).run(head_image())
+
+    def test_the_network_gets_what_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        bounds = []
+        within = FlowSampler.within
+        monkeypatch.setattr(
+            FlowSampler, "within", lambda self, gb: bounds.append(gb) or within(self, gb)
         )
-        np.testing.assert_allclose(whole, tiles, atol=1e-2)
+        result = tiny_harmonizer(UNREFINED, max_memory_gb=2.0).run(head_image())
+        voxels = int(np.prod(head_image().shape))
+        assert 2.0 - needed_gb(voxels, 2 * result.source.mask.size) < bounds[0]
+        assert bounds[0] < 2.0 - needed_gb(voxels)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("allowed", [1.7, 1.9, 2.5])
+    def test_the_process_stays_within_it(self, allowed: float, tmp_path: Path) -> None:
+        """Peak resident memory of the command on a whole head, the shipped model."""
+        example = Path(__file__).parent.parent / "examples" / "ch2.nii.gz"
+        words = ["harmonize", str(example), "-o", str(tmp_path), "--max-memory", str(allowed)]
+        script = (
+            "import resource, sys\nfrom isochroma.cli.app import main\n"
+            "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        run = [sys.executable, "-c", script, *words]
+        printed = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+        assert int(printed.split()[-1]) * 1024 < allowed * 1e9
+
+
+class TestOrientation:
+    """A model that expects stripes along one axis above the centre, along another below it."""
+
+    @staticmethod
+    def striped(condition: torch.Tensor) -> torch.Tensor:
+        x, y, z = (condition[:, axis : axis + 1] for axis in (1, 2, 3))
+        return torch.where(z > 0, torch.sin(40 * x), torch.sin(40 * y))
+
+    @pytest.mark.parametrize("usual", [0.9, None])
+    def test_upside_down(self, usual: float | None) -> None:
+        harmonizer = tiny_harmonizer(
+            SamplingSettings(revise=False), AnalyticNetwork(TestOrientation.striped)
+        )
+        validation = dataclasses.replace(harmonizer.config.validation, explained=usual)
+        harmonizer.config = dataclasses.replace(harmonizer.config, validation=validation)
+        seen = harmonizer.run(head_image())
+        shown = np.where(seen.source.mask, 500 + 400 * seen.rendering.first, 0)
+        for turn in ([1, 1, 1], [1, -1, -1], [1, 1, -1]):
+            affine = np.diag([*turn, 1]) @ seen.source.grid.affine
+            found = harmonizer.run(nib.Nifti1Image(shown.astype(np.float32), affine)).warnings
+            told = usual is not None and turn != [1, 1, 1]
+            codes = [each.code for each in found if each.code in ("upside-down", "unlike-mr")]
+            assert codes == ["upside-down"] * told
 
 
 class TestPrecision:

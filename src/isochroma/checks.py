@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -18,6 +19,9 @@ THICK, FINE = 1.6, 0.8  # voxel edges, over the model grid's
 SMALLER, LARGER = 0.1, 0.2  # than the target's brains; templates are large (MNI space: 15 %)
 APART_MM = 0.1  # of the voxels that qform and sform place; the rounding of their numbers is below
 AIR_HU, TISSUE_HU = -900, (-20, 100)  # Hounsfield units of air, and of what a skull holds
+BELOW_USUAL = 0.035  # midway between the worst of 54 simulated MR scans and the best of 24 sources
+# that are none: CT, PET, angiography, noise
+SUSPECT, TURNED = 0.065, 0.03  # above the usual share; gain by turning a head
 UNEXPLAINED_ERRORS = 3  # times the model's error
 UNEXPLAINED_ML = 2.5  # healthy validation scans have 0.6 ml at most
 
@@ -122,6 +126,43 @@ def check_scan(source: Prepared, scan_grid: Grid, target: TargetDomain) -> list[
                 )
                 found.append(ScanWarning("brain-size", text, float(size)))
     return found
+
+
+def check_explained(
+    explained: float | None, usual: float | None, turned: Callable[[], float]
+) -> list[ScanWarning]:
+    """Ask whether a scan shows what the model knows: a brain, by MR, the right way up.
+
+    Parameters
+    ----------
+    explained : float or None
+        Share of the source's variance that the first pass explains (`refinement.explained_share`).
+    usual : float or None
+        The least such share on validation scans; nothing is checked where either is None.
+    turned : callable
+        Gives the share with the head upside down; asked where the share is not well above usual.
+
+    Returns
+    -------
+    warnings : list of ScanWarning
+        One at most: "upside-down" or "unlike-mr".
+    """
+    if explained is None or usual is None or explained > usual + SUSPECT:
+        return []
+    other = turned()
+    if other > explained + TURNED:
+        text = (
+            f"the model explains {other:.0%} of it upside down and {explained:.0%} as it is: is "
+            "the orientation in its header right?"
+        )
+        return [ScanWarning("upside-down", text, other - explained)]
+    if explained < usual - BELOW_USUAL:
+        text = (
+            f"its edges explain {explained:.0%} of what it shows, those of an MR scan {usual:.0%} "
+            "or more: another kind of image, much noise, or a wrong mask? Do not trust the output."
+        )
+        return [ScanWarning("unlike-mr", text, explained)]
+    return []
 
 
 def check_refinement(

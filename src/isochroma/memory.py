@@ -1,4 +1,4 @@
-"""Peak memory of this process."""
+"""How much memory a scan needs, and how much this process took at its peak."""
 
 from __future__ import annotations
 
@@ -7,6 +7,30 @@ import threading
 import psutil
 
 INTERVAL_S = 0.01
+BASE_GB = 0.5  # Python and its libraries
+SCAN_BYTES = 16  # a voxel of the scan: its data, masks, the result
+GRID_BYTES = 130  # a voxel of the model grid, in the refinement; resampling and N4 take less
+EXTRACTION_GB = 0.85  # deepbet
+
+
+def needed_gb(scan_voxels: int, grid_voxels: int = 0) -> float:
+    """Estimate the peak memory of harmonizing a scan, without the network's activations.
+
+    The constants lie 5 to 25 % above what was measured on heads of 5 to 134 million voxels.
+
+    Parameters
+    ----------
+    scan_voxels : int
+        Voxels of the scan.
+    grid_voxels : int
+        Voxels of the model grid.
+
+    Returns
+    -------
+    needed : float
+        GB (10^9 bytes), Python included.
+    """
+    return BASE_GB + (SCAN_BYTES * scan_voxels + GRID_BYTES * grid_voxels) / 1e9
 
 
 class PeakMemory:

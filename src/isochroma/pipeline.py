@@ -18,13 +18,21 @@ import torch
 from numpy.typing import DTypeLike
 from pydantic import Field, field_validator
 
-from isochroma.checks import ScanWarning, check_file, check_refinement, check_scan
+from isochroma import memory
+from isochroma.checks import (
+    ScanWarning,
+    check_explained,
+    check_file,
+    check_refinement,
+    check_scan,
+)
 from isochroma.errors import InputError, about
-from isochroma.images.brain import find_brain
-from isochroma.images.grid import Grid, resample
+from isochroma.images.brain import find_brain, is_stripped
+from isochroma.images.grid import Grid, bounding_box, resample
 from isochroma.images.io import as_scan, like, load, load_mask
 from isochroma.images.masked import extend_outside
 from isochroma.images.preprocess import (
+    MARGIN_VOXELS,
     Prepared,
     PreprocessSettings,
     from_model_units,
@@ -34,9 +42,21 @@ from isochroma.images.preprocess import (
 from isochroma.method import flow
 from isochroma.method.correlation import ascend_correlation
 from isochroma.method.edges import EdgeSettings, detect_edges
-from isochroma.method.refinement import Refined, follow_source, keep_structure
+from isochroma.method.refinement import (
+    Refined,
+    compare,
+    explained_share,
+    follow_source,
+    keep_structure,
+)
 from isochroma.method.runtime import OpenVinoNetwork, choose_network
-from isochroma.method.sampling import ComputeSettings, FlowSampler, choose_device
+from isochroma.method.sampling import (
+    SMALLEST_TILE,
+    ComputeSettings,
+    FlowSampler,
+    activation_bytes,
+    choose_device,
+)
 from isochroma.models.config import ModelConfig, TargetDomain
 from isochroma.models.folder import Model, load_model
 from isochroma.settings import choose, settings
@@ -46,6 +66,7 @@ Image: TypeAlias = nib.spatialimages.SpatialImage
 Scan: TypeAlias = Image | str | Path
 
 OUTSIDE = ("zero", "source")
+UPSIDE_DOWN = ((2,), (1, 2))  # axes to flip: a mirror image, a turn
 
 
 def _local(first: np.ndarray, source: Prepared, config: ModelConfig) -> Refined:
@@ -330,10 +351,12 @@ class Harmonizer:
         with record() as seconds:
             scan = as_scan(scan)
             given = load_mask(mask) if isinstance(mask, (str, Path)) else mask
+            self._check_memory(scan, given)
             with stage("mask"):
                 brain = find_brain(scan, given)
+            needed = self._needed_gb(scan, brain.mask)
             source = prepare(scan, brain.mask, self.preprocess)
-            rendering = self.render(source)
+            rendering = self.render(source, needed_gb=needed)
             with stage("restore"):
                 values = self._restore(rendering.output, source, scan, brain.mask)
         found = [
@@ -341,6 +364,11 @@ class Harmonizer:
             *check_scan(source, Grid.of(scan), self.config.target),
             *check_refinement(
                 rendering.first, rendering.refined, source, self.config.validation.rmse
+            ),
+            *check_explained(
+                rendering.explained,
+                self.config.validation.explained,
+                lambda: self._explained_turned(source, rendering),
             ),
         ]
         return Result(
@@ -352,7 +380,9 @@ class Harmonizer:
             self._record(source, rendering, brain.origin, seconds),
         )
 
-    def render(self, source: Prepared, edges: EdgeSettings | None = None) -> Rendering:
+    def render(
+        self, source: Prepared, edges: EdgeSettings | None = None, needed_gb: float | None = None
+    ) -> Rendering:
         """Render a prepared source in the target domain.
 
         Parameters
@@ -361,6 +391,8 @@ class Harmonizer:
             The scan on the model grid, model units.
         edges : EdgeSettings, optional
             Edge detector, if not the model's.
+        needed_gb : float, optional
+            What the process needs beside the network's activations, if not for the source alone.
 
         Returns
         -------
@@ -368,18 +400,17 @@ class Harmonizer:
             Every stage, model units.
         """
         sampling, mask = self.sampling, source.mask
+        sampler = self._sampler_beside(needed_gb or memory.needed_gb(0, mask.size))
         with stage("edges"):
             edge_map = detect_edges(source, edges or self.config.edges)
         with stage("network"):
-            first = self.sampler.sample(
-                edge_map, mask, sampling.steps, sampling.solver, sampling.seed
-            )
+            first = sampler.sample(edge_map, mask, sampling.steps, sampling.solver, sampling.seed)
         with stage("refine"):
             refined = REFINEMENTS[sampling.refine](first, source, self.config)
         if refined.variance is None or not self.revises:
             return Rendering(edge_map, first, refined.image, refined.image, refined.explained)
         with stage("revise"):
-            second = self.sampler.revise(edge_map, mask, refined.image)
+            second = sampler.revise(edge_map, mask, refined.image)
         with stage("refine"):
             error = self.config.validation.rmse
             output = keep_structure(second, source.image, mask, error, refined.variance)
@@ -414,9 +445,60 @@ class Harmonizer:
     ) -> np.ndarray:
         target = self.config.target
         values = from_model_units(np.clip(output, -1.0, 1.1), target.lower, target.upper)
-        values = self.to_scan_grid(values, source, Grid.of(scan))
-        elsewhere = np.asarray(scan.dataobj, np.float32) if self.outside == "source" else 0
-        return np.where(brain, values, elsewhere)
+        restored = np.zeros(scan.shape, dtype=np.float32)
+        if self.outside == "source":
+            restored[...] = scan.dataobj
+        box = bounding_box(brain)
+        values = self.to_scan_grid(values, source, Grid.of(scan).crop(box))
+        np.copyto(restored[box], values, where=brain[box])
+        return restored
+
+    def _explained_turned(self, source: Prepared, rendering: Rendering) -> float:
+        """Compute the largest share of the source that is explained with the head upside down."""
+        sampling, shares = self.sampling, []
+        for axes in UPSIDE_DOWN:
+            image, mask, edges = (
+                np.ascontiguousarray(np.flip(each, axes))
+                for each in (source.image, source.mask, rendering.edges)
+            )
+            with stage("network"):
+                first = self.sampler.sample(edges, mask, sampling.steps, sampling.solver)
+            shares.append(explained_share(compare(first, image, mask)))
+        return max(shares)
+
+    def _sampler_beside(self, needed_gb: float) -> FlowSampler:
+        """Bound the network to what memory is left; a GPU has its own."""
+        on_cpu = self.sampler.device.type == "cpu"
+        return self.sampler.within(self.compute.max_memory_gb - needed_gb * on_cpu)
+
+    def _check_memory(self, scan: Image, given: Image | None) -> None:
+        """Raise an InputError if the mask cannot be found within the memory that is allowed."""
+        needed = memory.needed_gb(int(np.prod(scan.shape)))
+        tight = needed + memory.EXTRACTION_GB > self.compute.max_memory_gb
+        if tight and given is None and not is_stripped(np.asanyarray(scan.dataobj)):
+            needed += memory.EXTRACTION_GB
+        self._refuse_beyond(needed)
+
+    def _needed_gb(self, scan: Image, brain: np.ndarray) -> float:
+        """Estimate what the process needs beside the network's activations.
+
+        Raises
+        ------
+        InputError
+            If the smallest tile does not fit beside it.
+        """
+        box = Grid.of(scan).crop(bounding_box(brain, MARGIN_VOXELS))
+        voxels = int(np.prod(box.shape) * box.voxel_ml * 1000 / self.preprocess.spacing_mm**3)
+        needed = memory.needed_gb(int(np.prod(scan.shape)), voxels)
+        tile = SMALLEST_TILE**3 * activation_bytes(self.sampler.network) / 1e9
+        self._refuse_beyond(needed + tile * (self.sampler.device.type == "cpu"))
+        return needed
+
+    def _refuse_beyond(self, needed_gb: float) -> None:
+        allowed = self.compute.max_memory_gb
+        if needed_gb > allowed:
+            msg = f"takes {needed_gb:.1f} GB of memory, and {allowed:g} are allowed. Allow more."
+            raise InputError(msg, "max_memory_gb")
 
     def _check_dtype(self, dtype: DTypeLike) -> None:
         kind, upper = np.dtype(dtype), self.config.target.upper

@@ -38,7 +38,7 @@ MaxMemory: TypeAlias = Annotated[
     typer.Option(
         "--max-memory",
         min=0.1,
-        help="Bound on the network's memory, GB; tiles beyond it.",
+        help="Bound on the memory, GB: smaller tiles, or a refusal.",
         rich_help_panel=COMPUTE,
     ),
 ]

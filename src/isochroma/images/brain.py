@@ -111,7 +111,10 @@ def stripped(scan: nib.spatialimages.SpatialImage) -> Brain | None:
     inside = without_halo(data)
     if not is_stripped(data) or inside.sum() * grid.voxel_ml > STRIPPED_ML:
         return None
-    taken = Brain(ndimage.binary_fill_holes(largest_component(inside)), "stripped")
+    box = bounding_box(inside, 1)  # zeros around it may be many
+    mask = np.zeros(data.shape, dtype=bool)
+    mask[box] = ndimage.binary_fill_holes(largest_component(inside[box]))
+    taken = Brain(mask, "stripped")
     if valley_under_surface(data, taken.mask, grid.voxel_mm) > SKULL:
         return taken
     try:
@@ -251,7 +254,10 @@ def is_stripped(data: np.ndarray) -> bool:
     faces = [np.take(inside, index, axis) for axis in range(3) for index in (0, -1)]
     if np.mean(np.concatenate([face.ravel() for face in faces])) > 0.01 or inside.mean() > 0.9:
         return False
-    return bool(largest_component(inside).sum() >= 0.99 * inside.sum())
+    if not inside.any():
+        return False
+    cropped = inside[bounding_box(inside)]
+    return bool(largest_component(cropped).sum() >= 0.99 * cropped.sum())
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:

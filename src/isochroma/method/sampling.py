@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from isochroma.method.runtime import RUNTIMES, OpenVinoNetwork
 from isochroma.settings import choose, settings
 
 TILE_OVERLAP = 32  # voxels
+SMALLEST_TILE = 64  # voxels: the edge of training patches
 PRECISIONS: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -36,7 +38,8 @@ class ComputeSettings:
     runtime : str
         Name in `runtime.RUNTIMES`: what runs the network.
     max_memory_gb : float
-        Bound on the network's activations; larger heads are computed in blended tiles.
+        Bound on the memory of the process, or on a GPU's; heads whose activations do not fit are
+        computed in blended tiles.
     """
 
     device: str = "auto"
@@ -97,7 +100,7 @@ class FlowSampler:
     precision : str
         Name in `PRECISIONS`.
     max_memory_gb : float
-        A volume whose activations need more is computed in tiles.
+        Bound on the activations: a volume that needs more is computed in tiles.
     """
 
     def __init__(
@@ -113,6 +116,12 @@ class FlowSampler:
         self.device = torch.device(device)
         self.precision = PRECISIONS[precision]
         self.tile = tile_edge(network, max_memory_gb)
+
+    def within(self, max_memory_gb: float) -> FlowSampler:
+        """Return this sampler with another bound on the activations, GB."""
+        bounded = copy.copy(self)
+        bounded.tile = tile_edge(self.network, max_memory_gb)
+        return bounded
 
     def sample(
         self,
@@ -233,8 +242,6 @@ def tiled(
 def tile_edge(network: VelocityNetwork | OpenVinoNetwork, max_memory_gb: float) -> int:
     """Find the edge of the largest cube whose activations fit into a memory bound.
 
-    At its peak, the last block of the network's first level holds about twelve maps of its width.
-
     Parameters
     ----------
     network : VelocityNetwork or OpenVinoNetwork
@@ -248,9 +255,24 @@ def tile_edge(network: VelocityNetwork | OpenVinoNetwork, max_memory_gb: float) 
         Voxels, a multiple of the network's divisor.
     """
     settings = network.settings
-    bytes_per_voxel = 4 * 12 * settings.width / settings.space_to_depth**3
-    edge = int((max_memory_gb * 1e9 / bytes_per_voxel) ** (1 / 3))
+    edge = int((max(max_memory_gb, 0) * 1e9 / activation_bytes(network)) ** (1 / 3))
     return max(edge // settings.divisor, 3) * settings.divisor
+
+
+def activation_bytes(network: VelocityNetwork | OpenVinoNetwork) -> float:
+    """Estimate the bytes of a network's activations, for each voxel of a tile.
+
+    Parameters
+    ----------
+    network : VelocityNetwork or OpenVinoNetwork
+        With its settings.
+
+    Returns
+    -------
+    bytes : float
+        At its peak, the last block of the first level holds about twelve maps of its width.
+    """
+    return 4 * 12 * network.settings.width / network.settings.space_to_depth**3
 
 
 def tile_boxes(

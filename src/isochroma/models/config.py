@@ -87,11 +87,15 @@ class Validation:
     errors : tuple of float
         Root mean square error of the first pass, model units, where its output is at equally spaced
         levels from -1 to 1 (`refinement.error_levels`); empty if not known.
+    explained : float or None
+        Least share of a validation source's variance that the first pass explains
+        (`refinement.explained_share`); None if not known.
     """
 
     psnr: float | None = None
     ssim: Annotated[float, Field(ge=-1, le=1)] | None = None
     errors: Annotated[tuple[Annotated[float, Field(gt=0, le=2)], ...], Field(max_length=1001)] = ()
+    explained: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @property
     def rmse(self) -> float:
