@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from conftest import distance_from_centre
-from isochroma.checks import ScanWarning, check_explained, check_file, check_refinement, check_scan
+from isochroma.checks import (
+    Doubt,
+    ScanWarning,
+    check_doubt,
+    check_explained,
+    check_file,
+    check_refinement,
+    check_scan,
+)
 from isochroma.images.grid import Grid
 from isochroma.images.preprocess import Prepared
 from isochroma.models.config import TargetDomain
@@ -149,6 +157,44 @@ class TestCheckExplained:
         (found,) = check_explained(0.5, 0.815, lambda: 0.51)
         assert (found.code, found.value) == ("unlike-mr", 0.5)
         assert "explain 50% of what it shows, those of an MR scan 82% or more" in found.text
+
+
+class TestDoubt:
+    SHAPE = (40, 40, 40)
+
+    def doubt(self, *balls: tuple[float, int], spacing_mm: float = 1.0) -> Doubt:
+        """Errors of 0.5 in balls of these radii (voxels) and places on the diagonal, else 0.1."""
+        where = np.indices(self.SHAPE)
+        error = np.full(self.SHAPE, 0.1, dtype=np.float32)
+        for radius, at in balls:
+            error[np.sqrt(((where - at) ** 2).sum(0)) < radius] = 0.5
+        grid = grid_of(self.SHAPE, *[spacing_mm] * 3)
+        source = Prepared(error, np.ones(self.SHAPE, bool), grid, 0, 1)
+        return Doubt.of(error, source)
+
+    def test_none(self) -> None:
+        doubt = self.doubt()
+        assert doubt.mean == pytest.approx(0.1)
+        assert doubt.regions == ()
+        assert check_doubt(doubt) == []
+        assert check_doubt(None) == []
+
+    def test_regions_are_told_with_place_and_size(self) -> None:
+        doubt = self.doubt((4, 8), (8, 28), spacing_mm=1.5)
+        large, small = doubt.regions
+        assert large.volume_ml == pytest.approx(4 / 3 * np.pi * 12**3 / 1000, rel=0.05)
+        assert (large.centre_mm, small.centre_mm) == ((42, 42, 42), (12, 12, 12))
+        assert doubt.mean > 0.1
+
+    def test_specks_are_left_out(self) -> None:
+        assert self.doubt((2, 8)).regions == ()
+
+    def test_a_warning_from_one_and_a_half_millilitres(self) -> None:
+        assert check_doubt(self.doubt((6, 20))) == []
+        (found,) = check_doubt(self.doubt((8, 20)))
+        assert found.code == "doubtful-region"
+        assert found.value == pytest.approx(2.1, abs=0.1)
+        assert found.text.startswith("2.1 ml around (20, 20, 20) mm are doubtful")
 
 
 class TestCheckRefinement:

@@ -15,7 +15,7 @@ from PIL import Image
 
 import isochroma
 from fixtures_pipeline import AnalyticNetwork, config, head_image, tiny_harmonizer
-from isochroma.checks import ScanWarning
+from isochroma.checks import Doubt, Region, ScanWarning
 from isochroma.errors import InputError
 from isochroma.outputs import (
     OutputFiles,
@@ -27,7 +27,6 @@ from isochroma.outputs import (
     write_outputs,
 )
 from isochroma.pipeline import Result, SamplingSettings
-from isochroma.uncertainty import Uncertainty
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +36,6 @@ def result() -> Result:
     sampling = SamplingSettings(refine="none", seed=5)
     model = config(sha256="ab" * 32)
     return tiny_harmonizer(sampling, network, model, outside="source").run(head_image())
-
-
-@pytest.fixture(scope="module")
-def spread(result: Result) -> Uncertainty:
-    warning = ScanWarning("uncertain", "look.", 0.123456)
-    return Uncertainty(result.image, 4, 0.1235, (warning,))
 
 
 @pytest.fixture
@@ -121,7 +114,7 @@ class TestPlan:
 class TestFinished:
     """Outputs count as finished with a sidecar of the same input and settings."""
 
-    EXPECTED: ClassVar = {"SourceSHA256": "ab", "Sampling": {"seed": 1}, "UncertaintyRuns": 0}
+    EXPECTED: ClassVar = {"SourceSHA256": "ab", "Sampling": {"seed": 1}}
 
     def written(self, files: OutputFiles, **changes: object) -> OutputFiles:
         files.image.parent.mkdir()
@@ -150,8 +143,9 @@ class TestFinished:
         assert is_finished(files, self.EXPECTED, preview=True)
 
     def test_a_map_that_is_asked_for(self, files: OutputFiles) -> None:
-        expected = self.EXPECTED | {"UncertaintyRuns": 3}
-        assert not is_finished(self.written(files, UncertaintyRuns=3), expected)
+        assert not is_finished(self.written(files), self.EXPECTED, uncertainty=True)
+        files.uncertainty.write_bytes(b"volume")
+        assert is_finished(files, self.EXPECTED, uncertainty=True)
 
     @pytest.mark.parametrize("changes", [{"SourceSHA256": "cd"}, {"Sampling": {"seed": 2}}])
     def test_others_are_kept(self, files: OutputFiles, changes: dict) -> None:
@@ -166,7 +160,7 @@ class TestFinished:
 
 
 class TestSidecar:
-    def content(self, result: Result, folder: Path, spread: Uncertainty | None = None) -> dict:
+    def content(self, result: Result, folder: Path) -> dict:
         path = folder / "scan.nii.gz"
         path.write_bytes(b"abc")
         harmonizer = tiny_harmonizer(
@@ -174,8 +168,8 @@ class TestSidecar:
             model_config=config(sha256="ab" * 32),
             outside="source",
         )
-        made_from = identity(harmonizer, path, None, "float32", 0)
-        return json.loads(json.dumps(sidecar(result, path, made_from, {"load": 0.25}, spread)))
+        made_from = identity(harmonizer, path, None, "float32")
+        return json.loads(json.dumps(sidecar(result, path, made_from, {"load": 0.25})))
 
     def test_what_can_be_reproduced_from_it(self, result: Result, tmp_path: Path) -> None:
         content = self.content(result, tmp_path)
@@ -203,17 +197,22 @@ class TestSidecar:
         assert content["WhiteMatterMode"]["Output"] == pytest.approx(400, abs=2)  # the constant
         assert content["Seconds"] == {"load": 0.25}
         assert content["Warnings"] == []
-        assert "Uncertainty" not in content
+        assert (content["ExpectedError"], content["DoubtfulRegions"]) == (None, [])
 
-    def test_warnings(self, result: Result, spread: Uncertainty, tmp_path: Path) -> None:
-        """Of the scan first, then of its uncertainty."""
-        warned = dataclasses.replace(result, warnings=(ScanWarning("brain-size", "small.", 61.0),))
-        content = self.content(warned, tmp_path, spread)
-        assert content["Warnings"] == [
-            {"Code": "brain-size", "Text": "small.", "Value": 61.0},
-            {"Code": "uncertain", "Text": "look.", "Value": 0.1235},
+    def test_doubt(self, result: Result, tmp_path: Path) -> None:
+        regions = (Region(2.5, (1.0, -20.5, 30.0)),)
+        doubt = Doubt(np.zeros(1), 0.22223, regions)
+        content = self.content(dataclasses.replace(result, doubt=doubt), tmp_path)
+        assert content["ExpectedError"] == 0.1111
+        assert content["DoubtfulRegions"] == [{"VolumeMl": 2.5, "CentreMm": [1.0, -20.5, 30.0]}]
+
+    def test_warnings(self, result: Result, tmp_path: Path) -> None:
+        warned = dataclasses.replace(
+            result, warnings=(ScanWarning("brain-size", "small.", 61.123456),)
+        )
+        assert self.content(warned, tmp_path)["Warnings"] == [
+            {"Code": "brain-size", "Text": "small.", "Value": 61.1235}
         ]
-        assert content["Uncertainty"] == {"Runs": 4, "UncertainShare": 0.1235}
 
 
 class TestWrite:
@@ -227,17 +226,15 @@ class TestWrite:
             np.testing.assert_array_equal(found, np.asarray(expected.dataobj))
         assert json.loads(files.sidecar.read_text()) == self.CONTENT
 
-    def test_what_was_asked_for(
-        self, result: Result, spread: Uncertainty, files: OutputFiles
-    ) -> None:
-        write_outputs(files, result, self.CONTENT, spread, preview=True)
+    def test_what_was_asked_for(self, result: Result, files: OutputFiles) -> None:
+        write_outputs(files, result, self.CONTENT, result.image, preview=True)
         assert all(path.is_file() for path in files.all())
         assert len(names(files.image.parent)) == 5
 
     def test_a_second_run_clears_away_what_it_does_not_write(
-        self, result: Result, spread: Uncertainty, files: OutputFiles
+        self, result: Result, files: OutputFiles
     ) -> None:
-        write_outputs(files, result, self.CONTENT, spread, preview=True)
+        write_outputs(files, result, self.CONTENT, result.image, preview=True)
         other = files.image.with_name("other.png")
         other.write_text("precious")
         write_outputs(files, result, self.CONTENT)

@@ -362,6 +362,24 @@ class TestPasses:
         assert result.record.sampling.revise
         assert result.record.seconds["revise"] >= 0
 
+    def test_doubt_of_the_second_pass(self) -> None:
+        model = config(capabilities=Capabilities(second_pass=True))
+        harmonizer = tiny_harmonizer(model_config=model)
+        result = harmonizer.run(head_image())
+        assert result.doubt is not None
+        error = np.asarray(harmonizer.uncertainty(result).dataobj)
+        inside = np.asarray(result.mask.dataobj) > 0
+        target = harmonizer.config.target
+        assert not error[~inside].any()
+        share = np.sqrt((error[inside] ** 2).mean()) / (target.upper - target.lower)
+        assert share == pytest.approx(result.doubt.mean / 2, rel=0.05)
+
+    def test_no_doubt_without_it(self, harmonizer: Harmonizer) -> None:
+        result = harmonizer.run(head_image())
+        assert result.doubt is None
+        with pytest.raises(InputError, match="of the second pass alone"):
+            harmonizer.uncertainty(result)
+
     @pytest.mark.parametrize(
         ("capable", "sampling"),
         [

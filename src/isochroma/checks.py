@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 
 from isochroma.images.brain import largest_component
 from isochroma.images.grid import Grid
@@ -22,6 +23,9 @@ AIR_HU, TISSUE_HU = -900, (-20, 100)  # Hounsfield units of air, and of what a s
 BELOW_USUAL = 0.035  # midway between the worst of 54 simulated MR scans and the best of 24 sources
 # that are none: CT, PET, angiography, noise
 SUSPECT, TURNED = 0.065, 0.03  # above the usual share; gain by turning a head
+DOUBTFUL = 0.3  # expected error, model units
+DOUBTFUL_ML = 1.5  # healthy validation scans have 1.2 ml at most
+MOST_REGIONS, SMALLEST_ML = 5, 0.1
 UNEXPLAINED_ERRORS = 3  # times the model's error
 UNEXPLAINED_ML = 2.5  # healthy validation scans have 0.6 ml at most
 
@@ -163,6 +167,85 @@ def check_explained(
         )
         return [ScanWarning("unlike-mr", text, explained)]
     return []
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected region in which the output is doubtful.
+
+    Attributes
+    ----------
+    volume_ml : float
+        Its volume.
+    centre_mm : tuple of 3 floats
+        World coordinates of its voxel nearest to its centre of mass.
+    """
+
+    volume_ml: float
+    centre_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """How far an output may be from the truth.
+
+    Attributes
+    ----------
+    error : (I, J, K) ndarray of float32
+        Expected error of each voxel, model units (`doubt.expected_error`).
+    mean : float
+        Its root mean square over the brain.
+    regions : tuple of Region
+        Where it is above 0.3: 6-connected, the largest first, five at most, from 0.1 ml.
+    """
+
+    error: np.ndarray
+    mean: float
+    regions: tuple[Region, ...]
+
+    @classmethod
+    def of(cls, error: np.ndarray, source: Prepared) -> Doubt:
+        """Summarise the expected error (I, J, K) of a source's output."""
+        mean = float(np.sqrt(np.mean(error[source.mask] ** 2)))
+        return cls(error, mean, tuple(_doubtful_regions(error, source.grid)))
+
+
+def _doubtful_regions(error: np.ndarray, grid: Grid) -> list[Region]:
+    labels, _ = ndimage.label(error > DOUBTFUL)
+    volumes = np.bincount(labels.ravel())[1:] * grid.voxel_ml
+    found = []
+    for number in np.argsort(volumes)[::-1][:MOST_REGIONS]:
+        if volumes[number] < SMALLEST_ML:
+            break
+        where = np.argwhere(labels == number + 1)
+        centre = where[np.linalg.norm(where - where.mean(0), axis=1).argmin()]
+        world = nib.affines.apply_affine(grid.affine, centre).round(1).tolist()
+        found.append(Region(round(float(volumes[number]), 2), tuple(world)))
+    return found
+
+
+def check_doubt(doubt: Doubt | None) -> list[ScanWarning]:
+    """Warn of a region in which the output is not to be believed.
+
+    Parameters
+    ----------
+    doubt : Doubt or None
+        Of the output, if known.
+
+    Returns
+    -------
+    warnings : list of ScanWarning
+        One, "doubtful-region", if the largest exceeds 1.5 ml, otherwise none.
+    """
+    if doubt is None or not doubt.regions or doubt.regions[0].volume_ml <= DOUBTFUL_ML:
+        return []
+    volume = doubt.regions[0].volume_ml
+    place = ", ".join(f"{each:.0f}" for each in doubt.regions[0].centre_mm)
+    text = (
+        f"{volume:.1f} ml around ({place}) mm are doubtful: source and output do not fit together "
+        "there. A vessel, a lesion, a tumour, or not brain? Compare both, or write the uncertainty."
+    )
+    return [ScanWarning("doubtful-region", text, volume)]
 
 
 def check_refinement(

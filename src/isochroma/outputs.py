@@ -17,7 +17,6 @@ from isochroma.files import sha256, write_together
 from isochroma.images.io import has_volume_suffix, split_suffix
 from isochroma.images.slices import save_slices
 from isochroma.pipeline import Harmonizer, Result
-from isochroma.uncertainty import Uncertainty
 from isochroma.version import __version__
 
 LONGEST_NAME = 255  # bytes, on the file systems in use
@@ -120,7 +119,9 @@ def _check_writable(folder: Path) -> None:
         raise InputError(msg, "output")
 
 
-def is_finished(files: OutputFiles, expected: dict[str, Any], preview: bool = False) -> bool:
+def is_finished(
+    files: OutputFiles, expected: dict[str, Any], preview: bool = False, uncertainty: bool = False
+) -> bool:
     """Tell whether the outputs of a scan are there, made from the same input in the same way.
 
     The sidecar is written last: without it, the outputs are those of a run that was stopped.
@@ -131,8 +132,8 @@ def is_finished(files: OutputFiles, expected: dict[str, Any], preview: bool = Fa
         Where they are.
     expected : dict
         Entries that the sidecar must have, from `identity`.
-    preview : bool
-        Whether the picture must be there too.
+    preview, uncertainty : bool
+        Whether the picture and the map must be there too.
 
     Returns
     -------
@@ -157,14 +158,12 @@ def is_finished(files: OutputFiles, expected: dict[str, Any], preview: bool = Fa
         )
         raise InputError(msg, "overwrite")
     wanted = [files.image, files.mask, *([files.preview] if preview else [])]
-    if expected["UncertaintyRuns"]:
+    if uncertainty:
         wanted.append(files.uncertainty)
     return all(path.is_file() for path in wanted)
 
 
-def identity(
-    harmonizer: Harmonizer, source: Path, mask: Path | None, dtype: str, runs: int
-) -> dict[str, Any]:
+def identity(harmonizer: Harmonizer, source: Path, mask: Path | None, dtype: str) -> dict[str, Any]:
     """Describe what determines the outputs of a scan; every entry stands in the sidecar.
 
     Parameters
@@ -177,8 +176,6 @@ def identity(
         A given brain mask.
     dtype : str
         Voxel type that was asked for.
-    runs : int
-        Runs of the uncertainty map; 0 for none.
 
     Returns
     -------
@@ -195,7 +192,6 @@ def identity(
         "Preprocessing": dataclasses.asdict(harmonizer.preprocess),
         "OutsideMask": harmonizer.outside,
         "Dtype": dtype,
-        "UncertaintyRuns": runs,
     }
 
 
@@ -204,7 +200,6 @@ def sidecar(
     source: Path,
     made_from: dict[str, Any],
     seconds: dict[str, float],
-    uncertainty: Uncertainty | None = None,
 ) -> dict[str, Any]:
     """Describe a result as plain JSON values.
 
@@ -218,8 +213,6 @@ def sidecar(
         From `identity`.
     seconds : dict of str to float
         Duration of every stage so far.
-    uncertainty : Uncertainty, optional
-        If it was estimated.
 
     Returns
     -------
@@ -227,8 +220,8 @@ def sidecar(
         The sidecar.
     """
     made = result.record
-    warnings = [*result.warnings, *(uncertainty.warnings if uncertainty else ())]
-    content: dict[str, Any] = {
+    doubt = result.doubt
+    return {
         "GeneratedBy": {"Name": "isochroma", "Version": __version__},
         "Source": str(source),
         "Model": made.model,
@@ -238,30 +231,29 @@ def sidecar(
         "BrainVolumeMl": made.brain_ml,
         "Warnings": [
             {"Code": each.code, "Text": each.text, "Value": round(each.value, 4)}
-            for each in warnings
+            for each in result.warnings
         ],
         "SourceLimits": list(made.source_limits),
         "TargetLimits": list(made.target_limits),
         "WhiteMatterMode": made.white_matter_mode,
         "ExplainedShare": None if made.explained is None else round(made.explained, 4),
+        "ExpectedError": None if doubt is None else round(doubt.mean / 2, 4),
+        "DoubtfulRegions": [
+            {"VolumeMl": each.volume_ml, "CentreMm": each.centre_mm}
+            for each in (doubt.regions if doubt else ())
+        ],
         "Device": made.device,
         "Precision": made.precision,
         "Runtime": made.runtime,
         "Seconds": seconds,
     }
-    if uncertainty is not None:
-        content["Uncertainty"] = {
-            "Runs": uncertainty.runs,
-            "UncertainShare": uncertainty.uncertain_share,
-        }
-    return content
 
 
 def write_outputs(
     files: OutputFiles,
     result: Result,
     content: dict[str, Any],
-    uncertainty: Uncertainty | None = None,
+    uncertainty: nib.spatialimages.SpatialImage | None = None,
     preview: bool = False,
 ) -> None:
     """Write the outputs of one scan; all of them appear, or none.
@@ -276,8 +268,8 @@ def write_outputs(
         From the pipeline.
     content : dict
         The sidecar.
-    uncertainty : Uncertainty, optional
-        If it was estimated.
+    uncertainty : SpatialImage, optional
+        Map of the expected error.
     preview : bool
         Whether to write a PNG of source and result.
     """
@@ -286,7 +278,7 @@ def write_outputs(
         files.mask: lambda path: nib.save(result.mask, path),
     }
     if uncertainty is not None:
-        writers[files.uncertainty] = lambda path: nib.save(uncertainty.image, path)
+        writers[files.uncertainty] = lambda path: nib.save(uncertainty, path)
     if preview:
         writers[files.preview] = lambda path: save_before_after(result, path)
     writers[files.sidecar] = lambda path: path.write_text(json.dumps(content, indent=2) + "\n")

@@ -20,7 +20,9 @@ from pydantic import Field, field_validator
 
 from isochroma import memory
 from isochroma.checks import (
+    Doubt,
     ScanWarning,
+    check_doubt,
     check_explained,
     check_file,
     check_refinement,
@@ -41,6 +43,7 @@ from isochroma.images.preprocess import (
 )
 from isochroma.method import flow
 from isochroma.method.correlation import ascend_correlation
+from isochroma.method.doubt import expected_error
 from isochroma.method.edges import EdgeSettings, detect_edges
 from isochroma.method.refinement import (
     Refined,
@@ -214,6 +217,8 @@ class Result:
         The scan on the model grid, model units.
     rendering : Rendering
         What became of it there, stage by stage.
+    doubt : Doubt or None
+        How far the output may be from the truth; None without a second pass.
     warnings : tuple of ScanWarning
         What is unusual about it.
     record : Record
@@ -224,6 +229,7 @@ class Result:
     mask: Image
     source: Prepared
     rendering: Rendering
+    doubt: Doubt | None
     warnings: tuple[ScanWarning, ...]
     record: Record
 
@@ -357,6 +363,7 @@ class Harmonizer:
             needed = self._needed_gb(scan, brain.mask)
             source = prepare(scan, brain.mask, self.preprocess)
             rendering = self.render(source, needed_gb=needed)
+            doubt = self._doubt(source, rendering)
             with stage("restore"):
                 values = self._restore(rendering.output, source, scan, brain.mask)
         found = [
@@ -370,12 +377,14 @@ class Harmonizer:
                 self.config.validation.explained,
                 lambda: self._explained_turned(source, rendering),
             ),
+            *check_doubt(doubt),
         ]
         return Result(
             like(values, scan, dtype),
             like(brain.mask, scan, np.uint8),
             source,
             rendering,
+            doubt,
             tuple(found),
             self._record(source, rendering, brain.origin, seconds),
         )
@@ -416,6 +425,33 @@ class Harmonizer:
             output = keep_structure(second, source.image, mask, error, refined.variance)
         return Rendering(edge_map, first, refined.image, output, refined.explained)
 
+    def uncertainty(self, result: Result) -> Image:
+        """Map the expected error of a result to its scan's grid.
+
+        Parameters
+        ----------
+        result : Result
+            Of this harmonizer, with `doubt`.
+
+        Returns
+        -------
+        image : SpatialImage
+            float32, the target's intensity units; 0 outside the mask.
+
+        Raises
+        ------
+        InputError
+            If the error is not known, because there was no second pass.
+        """
+        if result.doubt is None:
+            msg = "the expected error is known for outputs of the second pass alone."
+            raise InputError(msg, "uncertainty")
+        target = self.config.target
+        inside = np.asanyarray(result.mask.dataobj) > 0
+        error = self.to_scan_grid(result.doubt.error, result.source, Grid.of(result.image))
+        error *= (target.upper - target.lower) / 2
+        return like(np.where(inside, np.clip(error, 0, None), 0), result.image, np.float32)
+
     @property
     def revises(self) -> bool:
         """Whether there is a second pass: wanted, after the local refinement, by a model for it."""
@@ -452,6 +488,20 @@ class Harmonizer:
         values = self.to_scan_grid(values, source, Grid.of(scan).crop(box))
         np.copyto(restored[box], values, where=brain[box])
         return restored
+
+    def _doubt(self, source: Prepared, rendering: Rendering) -> Doubt | None:
+        if not self.revises:
+            return None
+        with stage("uncertainty"):
+            error = expected_error(
+                rendering.first,
+                rendering.refined,
+                rendering.output,
+                source.image,
+                source.mask,
+                self.config.validation.error_levels,
+            )
+            return Doubt.of(error, source)
 
     def _explained_turned(self, source: Prepared, rendering: Rendering) -> float:
         """Compute the largest share of the source that is explained with the head upside down."""

@@ -16,11 +16,18 @@ from fixtures_pipeline import head_image, save_tiny_model
 
 with contextlib.suppress(ModuleNotFoundError):
     import isochroma.training.fit  # noqa: F401  Lightning's log handler must hold no test's stream
+from isochroma.models.config import Capabilities
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def second_pass_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    able = Capabilities(second_pass=True)
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny", capabilities=able)
 
 
 @pytest.fixture

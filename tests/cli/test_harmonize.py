@@ -105,14 +105,22 @@ class TestBasic:
         done = command("harmonize", scan, "-o", out, "--model", model, "--revise", *words)
         assert done.is_refusal("the second pass needs the local refinement", "(option --revise)")
 
-    def test_uncertainty(self, command: Command, scan: Path, out: Path, model: Path) -> None:
-        done = command("harmonize", scan, "-o", out, "--model", model, "--uncertainty", 2)
-        assert done.code == 0
-        spread = nib.load(out / "sub-01_T1w_harmonized_uncertainty.nii.gz")
-        assert spread.shape == nib.load(scan).shape
-        assert np.asarray(spread.dataobj).max() > 0
-        record = read_sidecar(out)
-        assert record["Uncertainty"]["Runs"] == 2
+    def test_uncertainty(
+        self, command: Command, scan: Path, out: Path, second_pass_model: Path
+    ) -> None:
+        words = ("harmonize", scan, "-o", out, "--model", second_pass_model, "--uncertainty")
+        assert command(*words).code == 0
+        error = nib.load(out / "sub-01_T1w_harmonized_uncertainty.nii.gz")
+        assert error.shape == nib.load(scan).shape
+        assert np.asarray(error.dataobj).max() > 0
+        assert 0 < read_sidecar(out)["ExpectedError"] < 1
+
+    def test_uncertainty_of_what_has_no_second_pass_is_refused(
+        self, command: Command, scan: Path, out: Path, model: Path
+    ) -> None:
+        done = command("harmonize", scan, "-o", out, "--model", model, "--uncertainty")
+        assert done.is_refusal("of the second pass alone", "(option --uncertainty)")
+        assert not out.exists()
 
     def test_preview(self, command: Command, scan: Path, out: Path, model: Path) -> None:
         assert command("harmonize", scan, "-o", out, "--model", model, "--preview").code == 0
@@ -528,13 +536,6 @@ class TestRefusals:
         done = command("harmonize", scan, "-o", out, "--model", model, *options)
         assert done.code == 2
         assert options[0] in done.stderr
-        assert not out.exists()
-
-    def test_one_run_makes_no_uncertainty_map(
-        self, command: Command, scan: Path, out: Path, model: Path
-    ) -> None:
-        refused = command("harmonize", scan, "-o", out, "--model", model, "--uncertainty", 1)
-        assert refused.is_refusal("2 runs or more, not 1", "(option --uncertainty)")
         assert not out.exists()
 
     def test_type_that_cannot_hold_the_target(

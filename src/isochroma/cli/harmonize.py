@@ -109,13 +109,11 @@ def harmonize(
         registered("isochroma.cli.harmonize:DTYPES", "Voxel type of the output.", OUTPUT),
     ] = "float32",
     uncertainty: Annotated[
-        int,
+        bool,
         typer.Option(
-            min=0,
-            help="Also write a map of the spread over so many runs.",
-            rich_help_panel=OUTPUT,
+            "--uncertainty", help="Also write a map of the expected error.", rich_help_panel=OUTPUT
         ),
-    ] = 0,
+    ] = False,
     preview: Annotated[
         bool,
         typer.Option("--preview", help="Also write a before/after PNG.", rich_help_panel=OUTPUT),
@@ -145,9 +143,6 @@ def harmonize(
     if mask is not None and not mask.is_file():
         msg = f"{printable(mask)}: no such file. Check the path."
         raise InputError(msg, "mask")
-    if uncertainty == 1:
-        msg = "an uncertainty map takes 2 runs or more, not 1."
-        raise InputError(msg, "uncertainty")
     harmonizer = Harmonizer.from_pretrained(
         model,
         choose_sampling(paper, seed, steps=steps, solver=solver, refine=refine, revise=revise),
@@ -160,6 +155,9 @@ def harmonize(
             "the second pass needs the local refinement, and a model trained for it. Leave it out."
         )
         raise InputError(msg, "revise")
+    if uncertainty and not harmonizer.revises:
+        msg = "the expected error is known for outputs of the second pass alone. Leave it out."
+        raise InputError(msg, "uncertainty")
     for folder in {files.image.parent for files in planned.values()}:
         remove_leavings(folder)
     count = Counter[str]()
@@ -228,8 +226,8 @@ class Job:
         Brain mask on the scan's grid.
     dtype : str
         Name in `DTYPES`.
-    runs : int
-        Runs of the uncertainty map; 0 for none.
+    uncertainty : bool
+        Whether to write a map of the expected error.
     preview : bool
         Whether to write a PNG.
     """
@@ -239,7 +237,7 @@ class Job:
     files: OutputFiles
     mask: Path | None
     dtype: str
-    runs: int
+    uncertainty: bool
     preview: bool
 
     @cached_property
@@ -247,13 +245,15 @@ class Job:
         """What determines the outputs."""
         from isochroma.outputs import identity
 
-        return identity(self.harmonizer, self.path, self.mask, self.dtype, self.runs)
+        return identity(self.harmonizer, self.path, self.mask, self.dtype)
 
     def is_finished(self) -> bool:
         """Tell whether the same outputs are there already."""
         from isochroma.outputs import is_finished
 
-        return self.path.is_file() and is_finished(self.files, self.identity, self.preview)
+        return self.path.is_file() and is_finished(
+            self.files, self.identity, self.preview, self.uncertainty
+        )
 
     def run(self) -> list[ScanWarning]:
         """Harmonize the scan and write its outputs.
@@ -266,7 +266,6 @@ class Job:
         from isochroma.images.io import load, load_mask
         from isochroma.outputs import sidecar, write_outputs
         from isochroma.stages import record, stage
-        from isochroma.uncertainty import estimate_uncertainty
 
         with record() as seconds:
             with stage("load"):
@@ -275,9 +274,7 @@ class Job:
             with about(self.path):
                 kind = scan.get_data_dtype() if self.dtype == "input" else self.dtype
                 result = self.harmonizer.run(scan, given, kind)
-                spread = (
-                    estimate_uncertainty(self.harmonizer, result, self.runs) if self.runs else None
-                )
-        content = sidecar(result, self.path, self.identity, seconds, spread)
-        write_outputs(self.files, result, content, spread, self.preview)
-        return [*result.warnings, *(spread.warnings if spread else ())]
+                uncertainty = self.harmonizer.uncertainty(result) if self.uncertainty else None
+        content = sidecar(result, self.path, self.identity, seconds)
+        write_outputs(self.files, result, content, uncertainty, self.preview)
+        return list(result.warnings)
