@@ -55,6 +55,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the target's scans")
     parser.add_argument("--out", type=Path, required=True, help="the bundle")
+    parser.add_argument(
+        "--weights",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="copy the first stage too; without it, name its folder by `train.py --first`",
+    )
     parser.add_argument("--limit", type=int, default=0, help="for trials: scans of each split")
     options = parser.parse_args()
     scans = options.out / "scans"
@@ -64,7 +70,7 @@ def main() -> None:
     shutil.copytree(
         Path(isochroma.__file__).parent,
         options.out / "isochroma",
-        ignore=shutil.ignore_patterns("__pycache__"),
+        ignore=shutil.ignore_patterns("__pycache__", *(() if options.weights else ("weights.*",))),
         dirs_exist_ok=True,
     )
     for split, paths in find_scans(options.data).items():

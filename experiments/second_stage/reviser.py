@@ -8,6 +8,9 @@ draft y with edges e is
 
 with the U-Net F without its preconditioning. The reviser has this form too, so that before any
 training it is the product's second pass.
+
+The U-Net works on blocks of 2 x 2 x 2 voxels, and few of its channels are left for fine detail. So
+it also returns gains, by which volumes that have the detail are added to its own output (`guides`).
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 EXTRA = ("source", "first", "slope", "residual", "spread")
+GUIDES = 5  # volumes that are added to the image, by gains
+SIGNS = 2  # volumes that are added to the log-variance, by gains
 STEEPEST = 4.0  # larger slopes of the curve are cut off
 START_LOG_VARIANCE = -4.6  # a standard deviation of 0.1 model units, about the draft's error
 LOG_VARIANCES = (-10.0, 1.0)
@@ -63,7 +68,7 @@ def draft_factors(data_std: float) -> tuple[float, float, float]:
 
 
 class Reviser(VelocityNetwork):
-    """Correct a draft and predict the error that is left.
+    """Correct a draft and predict the error that is left, smoothed by `blur`.
 
     Parameters
     ----------
@@ -77,7 +82,7 @@ class Reviser(VelocityNetwork):
         width = settings.width * settings.multipliers[0]
         channels = (IN_CHANNELS + len(EXTRA)) * voxels
         self.stem = nn.Conv3d(channels, width, settings.kernel, padding=settings.kernel // 2)
-        self.out = nn.Conv3d(width, 2 * voxels, 1)
+        self.out = nn.Conv3d(width, (2 + GUIDES + SIGNS) * voxels, 1)
         self.kept, self.step, self.shown = draft_factors(settings.data_std or 0.5)
 
     def forward(  # type: ignore[override]
@@ -105,32 +110,70 @@ class Reviser(VelocityNetwork):
         """
         t = torch.full((len(draft),), DRAFT_TIME, device=draft.device)
         found = self.unet(self.shown * draft, t, torch.cat([condition, extra], dim=1)).float()
-        change, spread = found.chunk(2, dim=1)
+        shown, signs = guides(draft, extra)
+        change, spread, *gains = found.split([1, 1, GUIDES, SIGNS], dim=1)
+        change = change + (gains[0] * shown).sum(1, keepdim=True)
+        spread = spread + (gains[1] * signs).sum(1, keepdim=True)
         mean = self.kept * draft.float() + self.step * change
-        return mean, (START_LOG_VARIANCE + spread).clamp(*LOG_VARIANCES)
+        return mean, (START_LOG_VARIANCE + blur(spread)).clamp(*LOG_VARIANCES)
 
     @torch.no_grad()
-    def start_from(self, first: VelocityNetwork, seed: int = 0, size: float = 0.003) -> None:
-        """Take over the weights of the first stage; those of new channels are small and random.
+    def start_from(self, state: dict[str, Tensor], seed: int = 0, size: float = 0.003) -> None:
+        """Take over weights of fewer channels; those of new channels are small and random.
 
         Parameters
         ----------
-        first : VelocityNetwork
-            The first stage.
+        state : dict of str to Tensor
+            State of the first stage, or of an earlier reviser.
         seed : int
             Of the new weights.
         size : float
-            Their standard deviation. Channels that start from zero are hardly taken up.
+            Their standard deviation. Channels in that start from zero are hardly taken up.
         """
         generator = torch.Generator().manual_seed(seed)
         own = self.state_dict()
-        for name, value in first.state_dict().items():
+        for name, value in state.items():
             if own[name].shape == value.shape:
                 own[name].copy_(value)
                 continue
             own[name].copy_(size * torch.randn(own[name].shape, generator=generator))
             own[name][tuple(slice(n) for n in value.shape)] = value
-        self.out.bias[self.settings.space_to_depth**3 :] = 0
+
+
+def guides(draft: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what is added to the image and to the log-variance, by gains.
+
+    To the image: draft, source, first pass, the step from the first pass that would explain the
+    source if the curve is right, and as much of the step to the draft as the source supports. To
+    the log-variance: the size of the residual over the source's standard deviation around the
+    curve, and that of the step to the draft.
+
+    Parameters
+    ----------
+    draft : (B, 1, I, J, K) Tensor
+        Model units.
+    extra : (B, 5, I, J, K) Tensor
+        The channels `EXTRA`.
+
+    Returns
+    -------
+    shown : (B, 5, I, J, K) Tensor
+    signs : (B, 2, I, J, K) Tensor
+    """
+    source, first, slope, residual, spread = extra.split(1, dim=1)
+    variance = spread.square() + 1e-4
+    moved = draft - first
+    support = slope.square() / (slope.square() + variance)
+    needed = (slope * residual / (slope.square() + variance)).clamp(-1, 1)
+    shown = torch.cat([draft, source, first, needed, support * moved], dim=1)
+    surprise = (residual.abs() * variance.rsqrt()).clamp(max=6) / 3
+    return shown, torch.cat([surprise, 4 * moved.abs()], dim=1)
+
+
+def blur(volume: Tensor) -> Tensor:
+    """Average with the weights 1, 2, 1 along each axis, which leaves no pattern of 2 voxels."""
+    volume = functional.avg_pool3d(volume, 2, 1, 1, count_include_pad=False)
+    return functional.avg_pool3d(volume, 2, 1)
 
 
 def fast_norm(self: ChannelNorm, x: Tensor) -> Tensor:

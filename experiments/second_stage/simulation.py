@@ -4,7 +4,8 @@ The second stage learns from pairs (draft, truth). The truth is a target scan wi
 in it; the draft comes from a simulated source. Only target scans are used, so the method stays
 blind. What a simulated source shows is on purpose *not* a function of the target's intensity:
 
-- lesions and tumours have relaxation times, and under random curves intensities, of their own;
+- lesions and tumours have relaxation times, and under random curves intensities, of their own, and
+  lie in truth and source alike: most heads have several;
 - vessels and flow voids run through the source alone, or through both;
 - tissues of one class differ by region, by smooth fields that the target does not show;
 - a mask that is too loose holds skull and dura, which the target shows dark; or it is too tight;
@@ -107,6 +108,18 @@ class Subject:
     structures: Sequence[Structure] = ()
     vessels: np.ndarray | None = None
     remnants: np.ndarray | None = None
+
+    def planted(self) -> np.ndarray:
+        """Map the structures, small ones more; (I, J, K) float32.
+
+        The share that a structure fills, times 4 voxels over its radius, from 0.3 to 3.
+        """
+        found = np.zeros(self.mask.shape, dtype=np.float32)
+        for box, weight, _, _ in self.structures:
+            radius = np.cbrt(0.75 / np.pi * max(float(weight.sum()), 1e-3))
+            share = weight * np.float32(np.clip(4 / radius, 0.3, 3))
+            found[box] = np.maximum(found[box], share)
+        return np.where(self.mask, found, 0)
 
 
 def smooth(volume: np.ndarray, sigma: float | Sequence[float]) -> np.ndarray:
@@ -242,23 +255,65 @@ def random_tissue(rng: np.random.Generator) -> Tissue:
     return Tissue(t1, t2, float(rng.uniform(0.2, 0.8)) * min(t2, 100), float(rng.uniform(0.7, 1.1)))
 
 
-def seen_by_target(tissue: Tissue, means: np.ndarray, rng: np.random.Generator) -> float:
-    """Draw the intensity of a tissue in the target's T1w scan, model units.
+def lesion_tissue(rng: np.random.Generator, black: bool = False) -> Tissue:
+    """Draw relaxation times at 3 T of demyelination, gliosis or oedema: T1 and T2 both long.
 
-    It follows from T1 alone: linear in log T1 between the healthy tissues' means, with a scatter.
+    T1 from 950 to 2300 ms. T2 rises with it and is longer than that of grey matter of the same T1,
+    so that lesions dark in T1w are bright in T2w and FLAIR. A `black` hole is nearly water.
+    """
+    if black:
+        t1 = rng.uniform(2500, 4300)
+        return Tissue(
+            float(t1), float(rng.uniform(0.12, 0.45) * t1), 58, float(rng.uniform(0.9, 1))
+        )
+    t1 = float(np.exp(rng.uniform(np.log(950), np.log(2300))))
+    t2 = float(90 * (t1 / 832) ** 1.2 * np.exp(rng.normal(0, 0.2)))
+    return Tissue(
+        t1, t2, float(rng.uniform(0.4, 0.8)) * min(t2, 100), float(rng.uniform(0.78, 0.95))
+    )
+
+
+def seen_by_target(tissue: Tissue, means: np.ndarray) -> float:
+    """Return the intensity of a tissue in the target's T1w scan, model units.
+
+    It follows from T1 alone: linear in log T1 between the healthy tissues' means.
     """
     known = [np.log(t.t1) for t in TISSUES[3.0]][::-1]
     value = float(np.interp(np.log(tissue.t1), known, means[::-1]))
-    shorter = max(0.0, known[0] - np.log(tissue.t1))
-    return float(np.clip(value + 0.3 * shorter + rng.normal(0, 0.1), -1, 1))
+    return value + 0.3 * max(0.0, known[0] - np.log(tissue.t1))
+
+
+def where_lesions_lie(head: Head, places: np.ndarray) -> np.ndarray:
+    """Return the odds of a lesion at places (V, 3): (V,), of sum 1.
+
+    A third beside the ventricles, the rest below the cortex, in white matter, in the brainstem and
+    anywhere.
+    """
+    coarse = head.mask[::4, ::4, ::4]
+    depth = 4 * ndimage.distance_transform_edt(coarse)[tuple(places.T // 4)]
+    x, y, z = (places - places.mean(0)).T
+    white = head.fractions[..., 2]
+    ventricles = np.zeros(head.mask.shape, dtype=np.float32)
+    ventricles[head.mask] = head.fractions[..., 0][head.mask] * (depth > 22)
+    near, around = smooth(ventricles, 3)[head.mask], smooth(white, 2.5)[head.mask]
+    white = white[head.mask]
+    parts = {
+        0.35: white * near,
+        0.20: white * (1 - around),
+        0.22: white,
+        0.10: (np.abs(x) < 14) & (y > -30) & (y < 8) & (z < -22),
+        0.13: np.ones_like(white),
+    }
+    odds = sum(share * part / max(float(part.sum()), 1.0) for share, part in parts.items())
+    return np.asarray(odds / odds.sum())
 
 
 def plant(head: Head, rng: np.random.Generator) -> list[Structure]:
     """Draw lesions, and sometimes a tumour.
 
-    Lesions are ellipsoids and irregular shapes with radii of 1 to 12 voxels, most of them small,
-    most in white matter, some in the brainstem. Tumours have 10 to 40 ml, often a core, often an
-    oedema around them.
+    Lesions are ellipsoids and irregular shapes with radii of 1 to 10 voxels, most of them small,
+    with blurred margins and graded strength; some have a black hole. Tumours have 10 to 40 ml,
+    often a core, often an oedema around them.
 
     Parameters
     ----------
@@ -273,44 +328,46 @@ def plant(head: Head, rng: np.random.Generator) -> list[Structure]:
     """
     means = tissue_means(head)
     places = np.argwhere(head.mask)
-    centre = places.mean(0)
-    x, y, z = (places - centre).T
-    stem = (np.abs(x) < 14) & (y > -30) & (y < 8) & (z < -22)
-    odds = 0.15 + head.fractions[..., 2][head.mask] * 1.0 + 1.5 * stem
-    chances = np.cumsum(odds / odds.sum())
+    chances = np.cumsum(where_lesions_lie(head, places))
+    rough = lumps(head.mask.shape, 2.0, rng)
+    structures: list[Structure] = []
 
     def somewhere() -> np.ndarray:
         return places[min(int(np.searchsorted(chances, rng.random())), len(places) - 1)]
 
-    count = rng.integers(0, 6) if rng.random() < 0.3 else rng.integers(6, 45)
-    rough = lumps(head.mask.shape, 2.0, rng)
-    structures: list[Structure] = []
-
-    def add(at: np.ndarray, radius: float, roughness: float, share: float) -> None:
-        tissue = random_tissue(rng)
-        target = seen_by_target(tissue, means, rng) if rng.random() < 0.6 else rng.uniform(-1, 1)
+    def add(at: np.ndarray, radius: float, tissue: Tissue, scatter: float) -> None:
+        target = float(np.clip(seen_by_target(tissue, means) + rng.normal(0, scatter), -1, 1))
         found = blob(head.mask, at, radius, stretch, rough, roughness, soft)
         if found is not None:
             box, weight = found
-            structures.append(Structure(box, weight * np.float32(share), float(target), tissue))
+            structures.append(Structure(box, weight * np.float32(share), target, tissue))
 
+    count = 0 if rng.random() < 0.12 else int(np.exp(rng.uniform(np.log(8), np.log(80))))
     for _ in range(count):
-        radius = float(np.exp(rng.random() ** 1.6 * np.log(12)))
+        at, radius = somewhere(), float(10 ** rng.random() ** 1.3)
         stretch = np.exp(rng.uniform(-0.35, 0.35, 3))
-        soft = rng.uniform(0.4, 1.5)
-        roughness = rng.uniform(0, 0.5) if radius > 2 and rng.random() < 0.5 else 0.0
-        share = 1.0 if rng.random() < 0.6 else rng.uniform(0.3, 1)
-        add(somewhere(), radius, roughness, share)
-    if rng.random() < 0.15:
+        soft = rng.uniform(0.5, 2.5)
+        roughness = rng.uniform(0, 0.5) if radius > 2 and rng.random() < 0.6 else 0.0
+        share = 1.0 if rng.random() < 0.5 else rng.uniform(0.3, 1)
+        if rng.random() < 0.2:
+            add(at, radius, random_tissue(rng), 0.3)
+            continue
+        add(at, radius, lesion_tissue(rng), 0.05)
+        if radius > 2.5 and rng.random() < 0.2:
+            share = rng.uniform(0.6, 1)
+            add(at, radius * rng.uniform(0.3, 0.75), lesion_tissue(rng, black=True), 0.05)
+    if rng.random() < 0.12:
         radius = (rng.uniform(10, 40) * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
         stretch = np.exp(rng.uniform(-0.25, 0.25, 3))
         soft, roughness = rng.uniform(0.5, 2), rng.uniform(0, 0.35)
-        at = somewhere()
+        at, share = somewhere(), 1.0
         if rng.random() < 0.6:  # oedema around it
-            add(at, radius * rng.uniform(1.15, 1.4), 0.4, rng.uniform(0.4, 0.9))
-        add(at, radius, roughness, 1.0)
+            roughness, share = 0.4, rng.uniform(0.4, 0.9)
+            add(at, radius * rng.uniform(1.15, 1.4), lesion_tissue(rng), 0.05)
+            roughness, share = rng.uniform(0, 0.35), 1.0
+        add(at, radius, random_tissue(rng), 0.15)
         if rng.random() < 0.7:  # another core
-            add(at, radius * rng.uniform(0.4, 0.85), roughness, 1.0)
+            add(at, radius * rng.uniform(0.4, 0.85), random_tissue(rng), 0.15)
     return structures
 
 
@@ -641,10 +698,10 @@ def random_sequence(rng: np.random.Generator) -> Contrast:
         return sequence_contrast(SEQUENCES[kind], parameters, tissues, field_tesla, rng, kind)
 
 
-def curve_contrast(
-    values: Sequence[float], rng: np.random.Generator, name: str, on_curve: float = 0.35
-) -> Contrast:
+def curve_contrast(values: Sequence[float], rng: np.random.Generator, name: str) -> Contrast:
     """Make a contrast by a curve of the target's intensity.
+
+    Structures lie on the curve, or all of them off it by about the same amount; a few are anything.
 
     Parameters
     ----------
@@ -654,8 +711,6 @@ def curve_contrast(
         Source of the structures' signals.
     name : str
         Of the contrast.
-    on_curve : float
-        Probability that a structure lies on the curve; else its signal is anything.
 
     Returns
     -------
@@ -668,9 +723,12 @@ def curve_contrast(
         shown = curve(np.clip((head.image + 1) / 2, 0, 1))
         return np.where(head.mask, shown, 0).astype(np.float32)
 
+    shift = 0.0 if rng.random() < 0.6 else rng.uniform(-0.6, 0.6) * (high - low)
+
     def structure(planted: Structure) -> float:
-        if rng.random() < on_curve:
-            return float(curve((planted.target + 1) / 2)) + rng.normal(0, 0.02)
+        if rng.random() < 0.9:
+            value = float(curve((planted.target + 1) / 2)) + shift * rng.uniform(0.7, 1.3)
+            return max(0.0, value + rng.normal(0, 0.02))
         return float(max(0.0, rng.uniform(low - 0.1, high + 0.15 * (high - low))))
 
     return Contrast(healthy, structure, high, name)
@@ -918,20 +976,39 @@ def show(
     return as_source(acquisition.apply(signal, subject.mask, largest, rng), subject.mask)
 
 
+def with_gadolinium(contrast: Contrast, rng: np.random.Generator) -> Contrast:
+    """Shorten T1 in half of the structures, as a contrast agent does."""
+
+    def structure(planted: Structure) -> float:
+        tissue = planted.tissue
+        if rng.random() < 0.5:
+            t1 = tissue.t1 * rng.uniform(0.25, 0.8)
+            tissue = tissue._replace(t1=t1, t2=min(tissue.t2, t1))
+        return contrast.structure(planted._replace(tissue=tissue))
+
+    return contrast._replace(structure=structure)
+
+
 def random_source(subject: Subject, rng: np.random.Generator) -> np.ndarray:
-    """Draw a scan of a subject: half of them by sequences, half by curves."""
-    contrast = random_sequence(rng) if rng.random() < 0.5 else random_curve(rng)
+    """Draw a scan of a subject: three in five by sequences, the others by curves.
+
+    What only the source shows is weak or far from white matter, so that a spot in the source is
+    more often in the truth than not.
+    """
+    contrast = random_sequence(rng) if rng.random() < 0.6 else random_curve(rng)
     vessels = None
-    if rng.random() < 0.7:
+    if rng.random() < 0.6:
         bright = rng.random() < 0.5
         vessels = rng.uniform(0.9, 2.5) if bright else rng.uniform(0, 0.25)
+    if rng.random() < 0.1:
+        contrast, vessels = with_gadolinium(contrast, rng), rng.uniform(1.1, 2.5)
     return show(
         subject,
         contrast,
         Acquisition.random(rng),
         rng,
-        regional=rng.uniform(0, 0.06) if rng.random() < 0.6 else 0.0,
-        mottle=rng.uniform(0, 0.05) if rng.random() < 0.7 else 0.0,
+        regional=rng.uniform(0, 0.04) if rng.random() < 0.5 else 0.0,
+        mottle=rng.uniform(0, 0.015) if rng.random() < 0.3 else 0.0,
         vessels=vessels,
     )
 
@@ -953,6 +1030,8 @@ class Case:
         The brain.
     regions : dict of str to (I, J, K) ndarray of bool
         Where the error is measured apart.
+    lesions : dict of str to ndarray
+        Where contrast is measured, see `with_lesions`; empty if there are none.
     """
 
     name: str
@@ -960,6 +1039,7 @@ class Case:
     truth: np.ndarray
     mask: np.ndarray
     regions: dict[str, np.ndarray] = field(default_factory=dict)
+    lesions: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def preset_acquisition(preset: Preset, **changes: object) -> Acquisition:
@@ -975,6 +1055,7 @@ def preset_acquisition(preset: Preset, **changes: object) -> Acquisition:
 
 
 BALLS = 14
+RADII = (1.5, 2.5, 4.0, 6.5)  # voxels, of validation lesions
 CASES = (
     *PRESETS,
     *BALANCED,
@@ -984,6 +1065,9 @@ CASES = (
     "gadolinium-spgr-1.5T",
     "loose-mprage-3T",
     "thick-flair-3T",
+    "lesions-mprage-3T",
+    "lesions-tse-t2-3T",
+    "lesions-flair-3T",
 )
 
 
@@ -1019,6 +1103,10 @@ def validation_case(head: Head, name: str, seed: int) -> Case:
         return Case(name, source, subject.truth, head.mask, regions)
     preset = name.split("-", 1)[1]
     acquisition = preset_acquisition(PRESETS[preset])
+    if name.startswith("lesions"):
+        subject, lesions = with_lesions(subject, rng)
+        source = show(subject, by_preset(preset), acquisition, rng)
+        return Case(name, source, subject.truth, head.mask, lesions=lesions)
     if name.startswith("thick"):
         acquisition = preset_acquisition(PRESETS[preset], voxel=(1.0, 1.0, 5.0))
         source = show(subject, by_preset(preset), acquisition, rng)
@@ -1079,3 +1167,60 @@ def with_balls(subject: Subject, rng: np.random.Generator) -> tuple[Subject, dic
         rim[box] |= np.abs(distance - radius) <= 1.5
     regions = {"core": core & head.mask, "rim": rim & ~core & head.mask}
     return Subject(head, truth, head.mask, structures), regions
+
+
+def with_lesions(
+    subject: Subject, rng: np.random.Generator
+) -> tuple[Subject, dict[str, np.ndarray]]:
+    """Plant lesions of 3 to 13 voxels in white matter, three of each size and strength.
+
+    Their T1 at 3 T is 1100 or 1800 ms, their T2 135 or 245 ms. In the truth they are dark.
+
+    Returns
+    -------
+    subject : Subject
+        With the lesions.
+    lesions : dict of str to ndarray
+        "core", "rim" and "shell", (I, J, K) int16: numbers from 1 of the lesion that a voxel lies
+        in more than 1.5 voxels deep (or within 1 voxel of its centre), within 1 voxel of its
+        surface, or 2.5 to 4.5 voxels outside it in white matter. "radius": (L,), voxels.
+    """
+    head = subject.head
+    white = head.fractions[..., 2] > 0.9
+    deep = np.argwhere(smooth(white.astype(np.float32), 2.5) > 0.75)
+    means = tissue_means(head)
+    truth, structures = head.image.copy(), []
+    maps = {part: np.zeros(head.mask.shape, dtype=np.int16) for part in ("core", "rim", "shell")}
+    taken: list[tuple[np.ndarray, float]] = []
+    for radius in sorted(3 * RADII, reverse=True):
+        for tissue in (Tissue(1100, 135, 70, 0.83), Tissue(1800, 245, 80, 0.9)):
+            for _ in range(500):
+                centre = deep[rng.integers(len(deep))]
+                if all(np.linalg.norm(centre - at) > radius + r + 4.5 for at, r in taken):
+                    break
+            else:
+                continue
+            found = blob(head.mask, centre, radius, np.ones(3), truth, 0.0, 1.0)
+            if found is None:
+                continue
+            taken.append((centre, radius))
+            box, weight = found
+            value = np.float32(seen_by_target(tissue, means))
+            noise = TARGET_NOISE * rng.standard_normal(weight.shape, dtype=np.float32)
+            truth[box] += weight * (value + noise - truth[box])
+            structures.append(Structure(box, weight, float(value), tissue))
+            wide = tuple(
+                slice(max(0, int(c - radius - 6)), min(n, int(c + radius + 7)))
+                for c, n in zip(centre, head.mask.shape, strict=True)
+            )
+            near = np.ogrid[wide]
+            distance = np.sqrt(sum((g - c) ** 2 for g, c in zip(near, centre, strict=True)))
+            inside = {
+                "core": distance <= max(radius - 1.5, 1.0),
+                "rim": np.abs(distance - radius) <= 1,
+                "shell": (np.abs(distance - radius - 3.5) <= 1) & white[wide],
+            }
+            for part, where in inside.items():
+                maps[part][wide][where & head.mask[wide]] = len(taken)
+    radii = np.array([radius for _, radius in taken], dtype=np.float32)
+    return Subject(head, truth, head.mask, structures), {**maps, "radius": radii}

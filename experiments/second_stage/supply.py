@@ -134,21 +134,24 @@ class Supply:
         edges = [canny(source, subject.mask, SETTINGS) for source in sources]
         return {
             "truth": subject.truth.astype(np.float16),
+            "planted": subject.planted().astype(np.float16),
             "mask": subject.mask,
             "sources": np.stack(sources).astype(np.float16),
             "edges": np.stack(edges),
         }
 
     def make_case(self, head: Head, case: str) -> dict[str, np.ndarray]:
-        """Make a validation source with its edges, truth and regions."""
+        """Make a validation source with its edges, truth, regions and lesions."""
         made = validation_case(head, case, seed=7)
         regions = {f"region_{name}": region for name, region in made.regions.items()}
+        lesions = {f"lesion_{name}": found for name, found in made.lesions.items()}
         return {
             "truth": made.truth.astype(np.float32),
             "mask": made.mask,
             "sources": made.source[None].astype(np.float32),
             "edges": canny(made.source, made.mask, SETTINGS)[None],
             **regions,
+            **lesions,
         }
 
     def close(self) -> None:

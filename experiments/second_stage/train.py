@@ -1,6 +1,7 @@
 """Train the second stage within a fixed time, and validate it.
 
     python experiments/second_stage/train.py --bundle BUNDLE --minutes 8.6 --out OUT
+        [--resume experiments/second_stage/reviser.safetensors]
 
 Worker processes simulate subjects. The first stage and the refinement make drafts of them, and a
 growing pool of whole heads on the GPU gives random patches for training.
@@ -41,7 +42,7 @@ import torch  # noqa: E402
 from supply import CASES, Supply  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.nn import functional  # noqa: E402
-from validation import calibration, calibration_error, family, score, table  # noqa: E402
+from validation import calibration, calibration_error, contrast_kept, family, score, table  # noqa: E402
 
 from isochroma.images.masked import centroid  # noqa: E402
 from isochroma.method.condition import coordinates  # noqa: E402
@@ -49,9 +50,10 @@ from isochroma.method.flow import DRAFT_TIME  # noqa: E402
 from isochroma.method.network import ChannelNorm, VelocityNetwork  # noqa: E402
 
 MARGIN = 8  # voxels that patches may reach beyond a volume
-NAMES = ("image", "draft", "source", "first", "slope", "residual", "edges")
+NAMES = ("image", "draft", "source", "first", "slope", "residual", "edges", "planted")
 GRACE = 60.0  # seconds to wait for missing validation sources
-LIKELIHOOD, CONSISTENCY = 0.1, 0.1  # weights of the loss's terms
+LIKELIHOOD, CONSISTENCY = 0.3, 0.1  # weights of the loss's terms
+TAIL = 5.0  # degrees of freedom of Student's t
 
 
 def seconds() -> float:
@@ -76,14 +78,16 @@ def arguments() -> argparse.Namespace:
     add("--bundle", type=Path, default=HERE, help="made by build_bundle.py")
     add("--out", type=Path, required=True)
     add("--minutes", type=float, default=8.6, help="wall clock of simulation and training")
+    add("--first", type=Path, help="model folder of the first stage; default: the bundle's")
     add("--resume", type=Path, help="weights of an earlier run")
     add("--workers", type=int, default=max(1, cores() - 1))
     add("--patch", type=int, default=80, help="voxels")
     add("--batch", type=int, default=12, help="patches a step, in pairs")
-    add("--rate", type=float, default=6e-4)
+    add("--rate", type=float, default=4e-4)
     add("--warmup", type=int, default=150, help="steps")
     add("--ema", type=float, default=0.999)
-    add("--ssim", type=float, default=2.0, help="weight of 1 - SSIM in the loss")
+    add("--ssim", type=float, default=0.0, help="weight of 1 - SSIM in the loss")
+    add("--planted", type=float, default=0.2, help="share of the loss that planted structure adds")
     add("--least", type=int, default=30, help="examples before training starts")
     add("--pool-gb", type=float, default=0.0, help="0: 45 %% of the GPU's memory")
     add("--compile", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
@@ -222,7 +226,7 @@ class Pool:
         self.bytes, self.oldest, self.seen = 0, 0, 0
 
     def add(self, pair: Tensor, spread: list[float], centre: np.ndarray) -> None:
-        """Add one head from two sources: (2, 7, I, J, K) channels `NAMES`, float16."""
+        """Add one head from two sources: (2, 8, I, J, K) channels `NAMES`, float16."""
         item = {
             "pair": functional.pad(pair, [MARGIN] * 6),
             "spread": spread,
@@ -257,7 +261,7 @@ class Pool:
 
         Returns
         -------
-        channels : (B, 7, P, P, P) Tensor
+        channels : (B, 8, P, P, P) Tensor
             Those of `NAMES`.
         where : (B, 3, P, P, P) Tensor
             Coordinates.
@@ -310,13 +314,14 @@ class Run:
         torch.set_num_threads(1)
         torch.manual_seed(options.seed)
         torch.backends.cudnn.allow_tf32 = True
-        first, config = reviser.load_first(options.bundle / "isochroma" / "models" / "default")
+        folder = options.first or options.bundle / "isochroma" / "models" / "default"
+        first, config = reviser.load_first(folder)
         settings = reviser.settings_of(config["network"])
         self.network = reviser.Reviser(settings)
-        self.network.start_from(first, options.seed)
         if options.resume:
-            stored = reviser.load_reviser(options.resume, settings)
-            self.network.load_state_dict(stored.state_dict())
+            self.network.start_from(reviser.read_state(options.resume), size=0)
+        else:
+            self.network.start_from(first.state_dict(), options.seed)
         layout = {"memory_format": torch.channels_last_3d}
         first = first.to(self.device).to(**layout).requires_grad_(requires_grad=False)
         self.network.to(self.device).to(**layout)
@@ -333,6 +338,7 @@ class Run:
         total = torch.cuda.get_device_properties(0).total_memory if self.cuda else 4 * 2**30
         limit = options.pool_gb * 2**30 or 0.45 * total
         self.pool = Pool(limit, np.random.default_rng([options.seed, 2]), self.device)
+        self.usual = torch.ones(2, device=self.device)  # mean errors: all, planted
         self.cases: dict[tuple[str, str], dict[str, Any]] = {}
         self.report: dict[str, Any] = {}
         where = torch.cuda.get_device_name() if self.cuda else "CPU"
@@ -364,22 +370,24 @@ class Run:
             self.add(arrays)
 
     def case_of(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Make the draft of a validation source, with its truth and regions."""
+        """Make the draft of a validation source, with its truth, regions and lesions."""
         made = self.drafts.make(arrays["sources"][0], arrays["edges"][0], arrays["mask"])
         made["truth"] = torch.from_numpy(arrays["truth"]).to(self.device)
-        made["regions"] = {
-            key.removeprefix("region_"): torch.from_numpy(value).to(self.device)
-            for key, value in arrays.items()
-            if key.startswith("region_")
-        }
+        for kind in ("region", "lesion"):
+            made[f"{kind}s"] = {
+                key.removeprefix(f"{kind}_"): torch.from_numpy(value).to(self.device)
+                for key, value in arrays.items()
+                if key.startswith(f"{kind}_")
+            }
         return made
 
     def add(self, arrays: dict[str, np.ndarray]) -> None:
         """Make the drafts of a subject's two sources, and put them into the pool."""
-        truth = torch.from_numpy(arrays["truth"]).to(self.device)
+        known = {"image": arrays["truth"], "planted": arrays["planted"]}
+        shared = {key: torch.from_numpy(value).to(self.device) for key, value in known.items()}
         heads, spread = [], []
         for source, edges in zip(arrays["sources"], arrays["edges"], strict=True):
-            made = self.drafts.make(source, edges, arrays["mask"]) | {"image": truth}
+            made = self.drafts.make(source, edges, arrays["mask"]) | shared
             heads.append(torch.stack([made[key].half() for key in NAMES]))
             spread.append(float(made["variance"]) ** 0.5)
         pair = torch.stack(heads)
@@ -391,40 +399,52 @@ class Run:
     def losses(self, channels: Tensor, where: Tensor, spread: Tensor) -> dict[str, Tensor]:
         """Compute the terms of the loss of a batch, and errors to report.
 
-        The squared error of a patch is divided by its expected root, so that heads that are easy to
-        tell count beside noisy ones. The weight depends only on what the network is told, so the
-        optimum of this term stays the posterior mean.
+        The squared error of a patch is divided by its expected value, so that heads that are easy
+        to tell count beside noisy ones. The weight depends only on what the network is told, so the
+        optimum of this term is the posterior mean. The term of planted structure tilts it towards
+        heads with lesions.
         """
-        image, draft, source, first, slope, residual, edges = channels.split(1, dim=1)
+        image, draft, source, first, slope, residual, edges, planted = channels.split(1, dim=1)
         inside = (edges != 0).float()
         spread = spread.view(-1, 1, 1, 1, 1) * inside
         extra = torch.cat([source, first, slope, residual, spread], dim=1)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cuda):
-            mean, log_variance = self.compiled(draft, torch.cat([edges, where], dim=1), extra)
+            mean, log_variance = self.revise(draft, torch.cat([edges, where], dim=1), extra)
         voxels = inside.sum().clamp(min=1)
         squares = (mean - image).square() * inside
         a, b = mean.chunk(2)
         each = inside.sum((1, 2, 3, 4)).clamp(min=1)
         expected = (log_variance.detach().exp() * inside).sum((1, 2, 3, 4)) / each
-        weight = 0.1 * (expected + 1e-3).rsqrt()
-        surprise = (log_variance + squares.detach() * (-log_variance).exp()) * inside
-        likeness = refine_torch.ssim_map(mean * inside, image, inside)
-        return {
-            "weighted": 100 * (weight * squares.sum((1, 2, 3, 4))).sum() / voxels,
+        weight = (1 / (expected + 1e-3)).view(-1, 1, 1, 1, 1)
+        relative = squares.detach() * (-log_variance).exp() / (TAIL - 2)
+        surprise = (log_variance + (TAIL + 1) * relative.log1p()) * inside
+        healthy = (inside * (1 - planted).clamp(min=0)).chunk(2)[0]
+        found = {
+            "weighted": (weight * squares).sum() / voxels,
+            "planted": (weight * squares * planted).sum() / voxels,
             "error": 100 * squares.sum() / voxels,
             "draft": 100 * ((draft - image).square() * inside).sum() / voxels,
             "likelihood": 0.5 * surprise.sum() / voxels,
-            "consistency": 100 * ((a - b).square() * inside.chunk(2)[0]).sum() * 2 / voxels,
-            "ssim": 1 - (likeness * inside).sum() / voxels,
+            "consistency": 100 * ((a - b).square() * healthy).sum() * 2 / voxels,
         }
+        if self.options.ssim:
+            likeness = refine_torch.ssim_map(mean * inside, image, inside)
+            found["ssim"] = 1 - (likeness * inside).sum() / voxels
+        return found
 
     def step(self) -> dict[str, Tensor]:
         """Take one step of the optimizer, and move the averaged weights."""
         options = self.options
         torch.backends.cudnn.benchmark = self.cuda  # patches have one size, whole heads have many
         found = self.losses(*self.pool.batch(options.patch, options.batch))
-        loss = found["weighted"] + options.ssim * found["ssim"]
+        errors = torch.stack([found["weighted"].detach(), found["planted"].detach()])
+        self.usual.lerp_(errors.nan_to_num(1.0), max(0.01, 1 / (1 + self.steps)))
+        emphasis = (options.planted * self.usual[0] / self.usual[1].clamp(min=1e-6)).clamp(max=20)
+        found["emphasis"] = emphasis
+        loss = found["weighted"] + emphasis * found["planted"]
         loss = loss + LIKELIHOOD * found["likelihood"] + CONSISTENCY * found["consistency"]
+        if options.ssim:
+            loss = loss + options.ssim * found["ssim"]
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0, foreach=True)
@@ -446,7 +466,7 @@ class Run:
                 say("too few examples in time")
                 return
         say(f"training starts with {self.pool.seen} examples")
-        self.compiled = (
+        self.revise = (
             torch.compile(self.network, dynamic=False) if options.compile else self.network
         )
         begun = told = stored = seconds()
@@ -469,6 +489,12 @@ class Run:
                 self.pool.shrink()
                 torch.cuda.empty_cache()
                 say(f"out of memory: {len(self.pool.items)} heads kept")
+                continue
+            except RuntimeError as error:
+                if self.revise is self.network:
+                    raise
+                say("goes on without compilation:", error)
+                self.revise = self.network
                 continue
             number += 1
             total = {name: total.get(name, 0) + value for name, value in found.items()}
@@ -524,22 +550,21 @@ class Run:
         scores: dict[str, dict[str, list[float]]] = {}
         sums: dict[str, Any] = {}
         for (name, _), case in sorted(self.cases.items()):
-            known = (case["truth"], case["inside"], case["regions"])
             if "scores" not in case:
                 case["scores"] = {}
                 for method, volume in self.drafts.default(case).items():
-                    case["scores"] |= score(method, volume, *known)
+                    case["scores"] |= self.scores(method, volume, case)
             mean, spread = self.drafts.revised(self.average, case)
             counts, worst = calibration(mean, case["truth"], spread, case["inside"])
             sums[family(name)] = sums.get(family(name), 0) + counts
             own = scores.setdefault(name, {})
             kept = self.drafts.kept(mean, case)
-            new = score("new", mean, *known) | score("kept", kept, *known)
+            new = self.scores("new", mean, case) | self.scores("kept", kept, case)
             for key, value in (new | case["scores"]).items():
                 own.setdefault(key, []).append(value)
             own.setdefault("worst5", []).append(worst)
         means = {
-            name: {key: round(sum(v) / len(v), 4) for key, v in own.items()}
+            name: {key: round(float(np.nanmean(v)), 4) for key, v in own.items()}
             for name, own in scores.items()
         }
         errors = {group: calibration_error(each.cpu().numpy()) for group, each in sums.items()}
@@ -554,6 +579,11 @@ class Run:
         (self.options.out / "validation.json").write_text(json.dumps(self.report, indent=1))
         say(f"validation ({when}) on {len(self.cases)} sources took {seconds() - begun:.1f} s")
         print(table(means, errors), flush=True)
+
+    def scores(self, method: str, volume: Tensor, case: dict[str, Any]) -> dict[str, float]:
+        """Score one image of a validation source."""
+        found = score(method, volume, case["truth"], case["inside"], case["regions"])
+        return found | contrast_kept(method, volume, case["truth"], case["lesions"])
 
     def finish(self) -> None:
         """Wait for missing validation sources, validate, export."""

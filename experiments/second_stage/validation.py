@@ -1,4 +1,4 @@
-"""Scores of the second stage on simulated sources: likeness, errors of regions, calibration."""
+"""Scores of the second stage on simulated sources: likeness, regions, lesions, calibration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from refine_torch import ssim
-from simulation import BALANCED, PRESETS
+from simulation import BALANCED, PRESETS, RADII
 from torch import Tensor
 
 METHODS = ("draft", "second", "default", "new", "kept")  # kept: new after `keep_structure`
@@ -50,6 +50,47 @@ def score(
     for name, region in regions.items():
         if bool(region.any()):
             found[f"{method} {name}"] = float(error[region].mean().sqrt())
+    return found
+
+
+def contrast_kept(
+    method: str, volume: Tensor, truth: Tensor, lesions: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Compare the contrast of lesions with that in the truth.
+
+    Parameters
+    ----------
+    method : str
+        Becomes the first word of the scores' names.
+    volume, truth : (I, J, K) Tensor
+        Model units.
+    lesions : mapping of str to Tensor
+        See `simulation.with_lesions`.
+
+    Returns
+    -------
+    scores : dict of str to float
+        "METHOD contrast PART RADIUS": the median over the lesions of that radius, or "all", of
+        core or rim minus the shell of white matter, over the same in the truth.
+    """
+    if not lesions:
+        return {}
+    count = len(lesions["radius"]) + 1
+
+    def means(image: Tensor, part: str) -> Tensor:
+        label = lesions[part].long()
+        there = label > 0
+        voxels = torch.bincount(label[there], minlength=count)
+        total = torch.bincount(label[there], image[there].double(), minlength=count)
+        return (total / voxels)[1:]  # NaN without voxels
+
+    found = {}
+    for part in ("core", "rim"):
+        after, before = (means(v, part) - means(v, "shell") for v in (volume, truth))
+        kept = torch.where(before.abs() > 0.03, after / before, torch.nan)
+        for radius in (*RADII, "all"):
+            own = kept if radius == "all" else kept[lesions["radius"] == radius]
+            found[f"{method} contrast {part} {radius}"] = float(own.nanmedian())
     return found
 
 
@@ -123,10 +164,17 @@ def table(means: Mapping[str, Mapping[str, float]], errors: Mapping[str, dict[st
         shown = [
             f"{region}: " + " / ".join(f"{own[f'{m} {region}']:.3f}" for m in METHODS)
             for region in regions
-            if region not in ("ssim", "rmse")
+            if region not in ("ssim", "rmse", "contrast")
         ]
         cells += [f"{own['worst5']:.3f}", "; ".join(shown)]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    sizes = [f"{part} {radius}" for part in ("core", "rim") for radius in (*RADII, "all")]
+    lines += [f"| contrast kept | {' | '.join(sizes)} |", "|" + "---|" * (len(sizes) + 1)]
+    for name, own in means.items():
+        if f"new contrast {sizes[0]}" in own:
+            for method in METHODS:
+                cells = [f"{own[f'{method} contrast {size}']:.2f}" for size in sizes]
+                lines.append(f"| {name}, {method} | {' | '.join(cells)} |")
     for group, own in errors.items():
         lines.append(f"expected calibration error, {group}: {own['ece']:.4f} of the range")
     return "\n".join(lines)
