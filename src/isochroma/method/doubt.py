@@ -59,6 +59,37 @@ def expected_error(
     error : (I, J, K) ndarray of float32
         Model units; 0 outside the mask.
     """
+    weights = (POSTERIOR, CHANGED, REFINED, CONTRADICTED)
+    terms = error_terms(first, refined, output, source, mask, errors)
+    return scatter(
+        np.sqrt(sum(weight * term for weight, term in zip(weights, terms, strict=True))), mask
+    )
+
+
+def error_terms(
+    first: np.ndarray,
+    refined: np.ndarray,
+    output: np.ndarray,
+    source: np.ndarray,
+    mask: np.ndarray,
+    errors: Sequence[float],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Compute the terms of which the expected squared error is a weighted sum.
+
+    Parameters
+    ----------
+    first, refined, output, source : (I, J, K) ndarray of float
+        As for `expected_error`.
+    mask : (I, J, K) ndarray of bool
+        The brain.
+    errors : sequence of float
+        As for `expected_error`.
+
+    Returns
+    -------
+    posterior, changed, refined, contradicted : (V,) ndarray of float
+        Model units squared, at the in-mask voxels.
+    """
     smooth = smoother(mask, WIDTH)
 
     def around(values: np.ndarray) -> np.ndarray:
@@ -72,10 +103,9 @@ def expected_error(
     posterior = prior * variance / (seen.slope**2 * prior + variance)
     excess = np.maximum(around(seen.residual**2) - noise, 0)
     contradicted = np.minimum(excess / np.maximum(np.abs(seen.slope), FLATTEST) ** 2, LARGEST)
-    squares = (
-        POSTERIOR * posterior
-        + CHANGED * around((output - refined)[mask] ** 2)
-        + REFINED * around((refined - first)[mask] ** 2)
-        + CONTRADICTED * contradicted
+    return (
+        posterior,
+        around((output - refined)[mask] ** 2),
+        around((refined - first)[mask] ** 2),
+        contradicted,
     )
-    return scatter(np.sqrt(squares), mask)
