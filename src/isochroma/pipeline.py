@@ -436,7 +436,7 @@ class Harmonizer:
         Returns
         -------
         image : SpatialImage
-            float32, the target's intensity units; 0 outside the mask.
+            Float32, the target's intensity units; 0 outside the mask.
 
         Raises
         ------
