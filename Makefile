@@ -30,7 +30,7 @@ $(CORE): pyproject.toml constraints.txt
 	touch $@
 
 $(DEV): $(CORE)
-	$(INSTALL) --editable ".[train,evaluate,dev]"
+	$(INSTALL) --editable ".[train,evaluate,bids,dev]"
 	touch $@
 
 $(DOCS): $(CORE)

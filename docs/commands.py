@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from isochroma.cli.app import REGISTRY, app, names_in
 
-FIRST = ("harmonize", "train", "evaluate")  # the others follow
+FIRST = ("harmonize", "bids", "train", "evaluate")  # the others follow
 
 
 def page() -> Iterator[str]:

@@ -169,7 +169,8 @@ class TestSidecar:
             outside="source",
         )
         made_from = identity(harmonizer, path, None, "float32")
-        return json.loads(json.dumps(sidecar(result, path, made_from, {"load": 0.25})))
+        source = {"Source": str(path)}
+        return json.loads(json.dumps(sidecar(result, source, made_from, {"load": 0.25})))
 
     def test_what_can_be_reproduced_from_it(self, result: Result, tmp_path: Path) -> None:
         content = self.content(result, tmp_path)

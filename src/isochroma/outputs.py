@@ -32,6 +32,8 @@ class OutputFiles:
         Harmonized scan, brain mask and JSON sidecar: always written.
     preview, uncertainty : Path
         PNG of source and result, and uncertainty map: written if asked for.
+    mask_sidecar : Path or None
+        JSON sidecar of the mask, in layouts that have one.
     """
 
     image: Path
@@ -39,6 +41,7 @@ class OutputFiles:
     sidecar: Path
     preview: Path
     uncertainty: Path
+    mask_sidecar: Path | None = None
 
     @classmethod
     def beside(cls, image: Path) -> OutputFiles:
@@ -58,7 +61,8 @@ class OutputFiles:
 
     def all(self) -> tuple[Path, ...]:
         """Return every path, whether it will be written or not."""
-        return (self.image, self.mask, self.sidecar, self.preview, self.uncertainty)
+        always = (self.image, self.mask, self.sidecar, self.preview, self.uncertainty)
+        return always if self.mask_sidecar is None else (*always, self.mask_sidecar)
 
 
 def plan_outputs(scans: Iterable[Path], output: Path) -> dict[Path, OutputFiles]:
@@ -120,7 +124,11 @@ def _check_writable(folder: Path) -> None:
 
 
 def is_finished(
-    files: OutputFiles, expected: dict[str, Any], preview: bool = False, uncertainty: bool = False
+    files: OutputFiles,
+    expected: dict[str, Any],
+    preview: bool = False,
+    uncertainty: bool = False,
+    replace: bool = False,
 ) -> bool:
     """Tell whether the outputs of a scan are there, made from the same input in the same way.
 
@@ -134,6 +142,9 @@ def is_finished(
         Entries that the sidecar must have, from `identity`.
     preview, uncertainty : bool
         Whether the picture and the map must be there too.
+    replace : bool
+        Whether outputs of another input or of other settings may be replaced; they are then
+        unfinished.
 
     Returns
     -------
@@ -142,7 +153,7 @@ def is_finished(
     Raises
     ------
     InputError
-        If there are outputs of another input or of other settings, which must not be lost.
+        If there are outputs of another input or of other settings, which must not be replaced.
     """
     if not files.sidecar.exists():
         return False
@@ -151,6 +162,8 @@ def is_finished(
         same = all(known[key] == value for key, value in json.loads(json.dumps(expected)).items())
     except (OSError, ValueError, TypeError, KeyError):
         same = False
+    if not same and replace:
+        return False
     if not same:
         msg = (
             f"{printable(files.sidecar)} is there, of another input or other settings. "
@@ -160,6 +173,8 @@ def is_finished(
     wanted = [files.image, files.mask, *([files.preview] if preview else [])]
     if uncertainty:
         wanted.append(files.uncertainty)
+    if files.mask_sidecar is not None:
+        wanted.append(files.mask_sidecar)
     return all(path.is_file() for path in wanted)
 
 
@@ -197,7 +212,7 @@ def identity(harmonizer: Harmonizer, source: Path, mask: Path | None, dtype: str
 
 def sidecar(
     result: Result,
-    source: Path,
+    source: dict[str, Any],
     made_from: dict[str, Any],
     seconds: dict[str, float],
 ) -> dict[str, Any]:
@@ -207,8 +222,8 @@ def sidecar(
     ----------
     result : Result
         From the pipeline.
-    source : Path
-        The scan's file.
+    source : dict
+        Entries that name the scan's file, in the words of the layout.
     made_from : dict
         From `identity`.
     seconds : dict of str to float
@@ -223,9 +238,10 @@ def sidecar(
     doubt = result.doubt
     return {
         "GeneratedBy": {"Name": "isochroma", "Version": __version__},
-        "Source": str(source),
+        **source,
         "Model": made.model,
         **made_from,
+        "SkullStripped": made.outside == "zero",
         "Edges": dataclasses.asdict(made.edges),
         "MaskOrigin": made.mask_origin,
         "BrainVolumeMl": made.brain_ml,
@@ -281,10 +297,19 @@ def write_outputs(
         writers[files.uncertainty] = lambda path: nib.save(uncertainty, path)
     if preview:
         writers[files.preview] = lambda path: save_before_after(result, path)
-    writers[files.sidecar] = lambda path: path.write_text(json.dumps(content, indent=2) + "\n")
+    if files.mask_sidecar is not None:
+        kept = ("Sources", "SpatialReference", "MaskOrigin")
+        about = {"Type": "Brain", **{key: content[key] for key in kept if key in content}}
+        writers[files.mask_sidecar] = lambda path: write_json(path, about)
+    writers[files.sidecar] = lambda path: write_json(path, content)
     write_together(writers)
     for stale in set(files.all()) - set(writers):
         stale.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write plain values as indented JSON."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def save_before_after(result: Result, path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from isochroma.cli import bench, evaluate, harmonize, models, simulate, train  # noqa: F401
+from isochroma.cli import bench, bids, evaluate, harmonize, models, simulate, train  # noqa: F401
 from isochroma.cli.app import app, main
+from isochroma.cli.bids import bids_main
 
-__all__ = ["app", "main"]
+__all__ = ["app", "bids_main", "main"]

@@ -173,7 +173,8 @@ def require(extra: str, module: str) -> Any:
         raise InputError(msg) from error
 
 
-def _version(show: bool) -> None:
+def show_version(show: bool) -> None:
+    """Print the version and end, if asked to."""
     if show:
         typer.echo(f"isochroma {__version__}")
         raise typer.Exit
@@ -182,7 +183,8 @@ def _version(show: bool) -> None:
 @app.callback()
 def common(
     show: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Harmonize brain MR scans, train models, and judge the results."""
@@ -227,28 +229,38 @@ def report(error: Exception, path: Path | None = None, params: Iterable[Any] = (
     say(f"isochroma: {message}", err=True)
 
 
-def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(
+    name: str, cls: type[Command] = Command
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command of the application.
 
     Parameters
     ----------
     name : str
         As it is typed.
+    cls : type
+        Its kind.
 
     Returns
     -------
     register : callable
         The decorator.
     """
-    return app.command(name, cls=Command)
+    return app.command(name, cls=cls)
 
 
-def main() -> None:
-    """Run the command; a known error is one line and exit status 1."""
+def main(run: Callable[[], object] = app) -> None:
+    """Run the command; a known error is one line and exit status 1.
+
+    Parameters
+    ----------
+    run : callable
+        The application, or one of its commands.
+    """
     # End as after an error, so that no process and no temporary file is left.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        app()
+        run()
     except (InputError, FloatingPointError, OSError) as error:
         report(error)
         sys.exit(1)

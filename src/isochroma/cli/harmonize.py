@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from isochroma.cli.app import command, registered, report, say
 from isochroma.cli.options import (
     INPUT,
+    N4,
     OUTPUT,
-    SAMPLING,
     Device,
     MaxMemory,
     ModelName,
+    Paper,
     Precision,
+    Refine,
+    Revise,
     Runtime,
     Seed,
+    Solver,
+    Steps,
     Threads,
     Verbose,
+    check_revise,
+    choose_sampling,
 )
 from isochroma.cli.progress import progress_display
-from isochroma.errors import InputError, about, printable
-
-if TYPE_CHECKING:
-    from isochroma.checks import ScanWarning
-    from isochroma.outputs import OutputFiles
-    from isochroma.pipeline import Harmonizer, SamplingSettings
+from isochroma.errors import InputError, printable
 
 DTYPES = ("float32", "input")
 
@@ -50,50 +49,12 @@ def harmonize(
     mask: Annotated[
         Path | None, typer.Option(help="Brain mask on the scan's grid.", rich_help_panel=INPUT)
     ] = None,
-    n4: Annotated[
-        bool,
-        typer.Option("--n4/--no-n4", help="Correct the bias field.", rich_help_panel=INPUT),
-    ] = True,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Steps of the solver (default: 1; with --paper 15).",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = None,
-    solver: Annotated[
-        str | None,
-        registered(
-            "isochroma.method.flow:SOLVERS",
-            "Solver of the flow (default: euler; with --paper midpoint).",
-            SAMPLING,
-        ),
-    ] = None,
-    refine: Annotated[
-        str | None,
-        registered(
-            "isochroma.pipeline:REFINEMENTS",
-            "Refinement (default: local; with --paper paper).",
-            SAMPLING,
-        ),
-    ] = None,
-    revise: Annotated[
-        bool | None,
-        typer.Option(
-            "--revise/--no-revise",
-            help="Second pass after the local refinement (default: if the model can).",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = None,
-    paper: Annotated[
-        bool,
-        typer.Option(
-            "--paper",
-            help="The paper's sampling: 15 midpoint steps, its refinement.",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = False,
+    n4: N4 = True,
+    steps: Steps = None,
+    solver: Solver = None,
+    refine: Refine = None,
+    revise: Revise = None,
+    paper: Paper = False,
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -132,6 +93,7 @@ def harmonize(
     same command again to go on after a stop: finished scans are skipped.
     """
     from isochroma.files import remove_leavings
+    from isochroma.job import Job
     from isochroma.method.sampling import ComputeSettings
     from isochroma.outputs import plan_outputs
     from isochroma.pipeline import Harmonizer
@@ -150,11 +112,7 @@ def harmonize(
         n4,
         outside,
     )
-    if revise and not harmonizer.revises:
-        msg = (
-            "the second pass needs the local refinement, and a model trained for it. Leave it out."
-        )
-        raise InputError(msg, "revise")
+    check_revise(revise, harmonizer)
     if uncertainty and not harmonizer.revises:
         msg = "the expected error is known for outputs of the second pass alone. Leave it out."
         raise InputError(msg, "uncertainty")
@@ -165,7 +123,8 @@ def harmonize(
         for number, (path, files) in enumerate(planned.items(), 1):
             display.task = f"{path.name} ({number} of {len(planned)})"
             try:
-                job = Job(harmonizer, path, files, mask, dtype, uncertainty, preview)
+                source = {"Source": str(path)}
+                job = Job(harmonizer, path, files, source, mask, dtype, uncertainty, preview)
                 if not overwrite and job.is_finished():
                     count["already there"] += 1
                     continue
@@ -185,96 +144,3 @@ def harmonize(
         say(f"isochroma: {len(planned)} scans: {said}.", err=True)
     if count["failed"]:
         raise typer.Exit(1)
-
-
-def choose_sampling(paper: bool, seed: int, **changes: Any) -> SamplingSettings:
-    """Build the sampling settings from options.
-
-    Parameters
-    ----------
-    paper : bool
-        Start from the paper's settings.
-    seed : int
-        Of the initial noise.
-    **changes
-        Fields to set; None leaves a field as it is.
-
-    Returns
-    -------
-    sampling : SamplingSettings
-    """
-    from isochroma.pipeline import PAPER_SAMPLING, SamplingSettings
-
-    chosen = {name: value for name, value in changes.items() if value is not None}
-    start = PAPER_SAMPLING if paper else SamplingSettings()
-    return dataclasses.replace(start, seed=seed, **chosen)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One scan to harmonize.
-
-    Attributes
-    ----------
-    harmonizer : Harmonizer
-        The model and its settings.
-    path : Path
-        The scan.
-    files : OutputFiles
-        Where the outputs go.
-    mask : Path or None
-        Brain mask on the scan's grid.
-    dtype : str
-        Name in `DTYPES`.
-    uncertainty : bool
-        Whether to write a map of the expected error.
-    preview : bool
-        Whether to write a PNG.
-    """
-
-    harmonizer: Harmonizer
-    path: Path
-    files: OutputFiles
-    mask: Path | None
-    dtype: str
-    uncertainty: bool
-    preview: bool
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What determines the outputs."""
-        from isochroma.outputs import identity
-
-        return identity(self.harmonizer, self.path, self.mask, self.dtype)
-
-    def is_finished(self) -> bool:
-        """Tell whether the same outputs are there already."""
-        from isochroma.outputs import is_finished
-
-        return self.path.is_file() and is_finished(
-            self.files, self.identity, self.preview, self.uncertainty
-        )
-
-    def run(self) -> list[ScanWarning]:
-        """Harmonize the scan and write its outputs.
-
-        Returns
-        -------
-        warnings : list of ScanWarning
-            What is unusual about the scan or the result.
-        """
-        from isochroma.images.io import load, load_mask
-        from isochroma.outputs import sidecar, write_outputs
-        from isochroma.stages import record, stage
-
-        with record() as seconds:
-            with stage("load"):
-                scan = load(self.path)
-                given = load_mask(self.mask) if self.mask is not None else None
-            with about(self.path):
-                kind = scan.get_data_dtype() if self.dtype == "input" else self.dtype
-                result = self.harmonizer.run(scan, given, kind)
-                uncertainty = self.harmonizer.uncertainty(result) if self.uncertainty else None
-        content = sidecar(result, self.path, self.identity, seconds)
-        write_outputs(self.files, result, content, uncertainty, self.preview)
-        return list(result.warnings)

@@ -2,17 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from isochroma.cli.app import registered
+from isochroma.errors import InputError
+
+if TYPE_CHECKING:
+    from isochroma.pipeline import Harmonizer, SamplingSettings
 
 INPUT, SAMPLING, COMPUTE, OUTPUT = "Input", "Sampling", "Compute", "Output"
 
 ModelName: TypeAlias = Annotated[
     str,
     typer.Option(help="A shipped model's name, or a model folder.", rich_help_panel=INPUT),
+]
+N4: TypeAlias = Annotated[
+    bool, typer.Option("--n4/--no-n4", help="Correct the bias field.", rich_help_panel=INPUT)
+]
+Steps: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Steps of the solver (default: 1; with --paper 15).", rich_help_panel=SAMPLING
+    ),
+]
+Solver: TypeAlias = Annotated[
+    str | None,
+    registered(
+        "isochroma.method.flow:SOLVERS",
+        "Solver of the flow (default: euler; with --paper midpoint).",
+        SAMPLING,
+    ),
+]
+Refine: TypeAlias = Annotated[
+    str | None,
+    registered(
+        "isochroma.pipeline:REFINEMENTS",
+        "Refinement (default: local; with --paper paper).",
+        SAMPLING,
+    ),
+]
+Revise: TypeAlias = Annotated[
+    bool | None,
+    typer.Option(
+        "--revise/--no-revise",
+        help="Second pass after the local refinement (default: if the model can).",
+        rich_help_panel=SAMPLING,
+    ),
+]
+Paper: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--paper",
+        help="The paper's sampling: 15 midpoint steps, its refinement.",
+        rich_help_panel=SAMPLING,
+    ),
 ]
 Device: TypeAlias = Annotated[
     str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=COMPUTE)
@@ -53,3 +99,43 @@ Seed: TypeAlias = Annotated[
 Verbose: TypeAlias = Annotated[
     bool, typer.Option("--verbose", "-v", help="Log details; show tracebacks of errors.")
 ]
+
+
+def choose_sampling(paper: bool, seed: int, **changes: Any) -> SamplingSettings:
+    """Build the sampling settings from options.
+
+    Parameters
+    ----------
+    paper : bool
+        Start from the paper's settings.
+    seed : int
+        Of the initial noise.
+    **changes
+        Fields to set; None leaves a field as it is.
+
+    Returns
+    -------
+    sampling : SamplingSettings
+    """
+    from isochroma.pipeline import PAPER_SAMPLING, SamplingSettings
+
+    chosen = {name: value for name, value in changes.items() if value is not None}
+    start = PAPER_SAMPLING if paper else SamplingSettings()
+    return dataclasses.replace(start, seed=seed, **chosen)
+
+
+def check_revise(revise: bool | None, harmonizer: Harmonizer) -> None:
+    """Refuse a second pass that was asked for and cannot be.
+
+    Parameters
+    ----------
+    revise : bool or None
+        The option.
+    harmonizer : Harmonizer
+        The model and its settings.
+    """
+    if revise and not harmonizer.revises:
+        msg = (
+            "the second pass needs the local refinement, and a model trained for it. Leave it out."
+        )
+        raise InputError(msg, "revise")

@@ -41,6 +41,8 @@ class TargetDomain:
     smallest_mm, largest_mm : tuple of 3 floats
         Smallest and largest width, length and height of these scans' brains (`masked.extent`);
         empty if not known.
+    suffix : str
+        Contrast of these scans as a BIDS suffix, which names what the model makes of a scan.
     """
 
     lower: float = 0.0
@@ -49,6 +51,7 @@ class TargetDomain:
     quantiles: Annotated[tuple[ModelUnits, ...], Field(max_length=10_001)] = ()
     smallest_mm: Annotated[tuple[Positive, ...], Field(max_length=3)] = ()
     largest_mm: Annotated[tuple[Positive, ...], Field(max_length=3)] = ()
+    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,20}$")] = "T1w"
 
     @model_validator(mode="after")
     def _consistent(self) -> TargetDomain:

@@ -32,6 +32,7 @@ from isochroma.training.settings import Recipe
 
 logger = logging.getLogger(__name__)
 
+CONTRASTS = ("T1w", "T2w", "PDw", "FLAIR", "T2starw")  # BIDS suffixes of weighted images
 QUANTILES = 101  # of the target domain: one a percent
 NO_SCANS = (
     *("_mask", "_dseg", "_probseg", "_labels", "_tissues", "_lesions"),
@@ -280,7 +281,32 @@ def open_scan(folder: Path) -> TargetScan:
     return TargetScan(folder, image, mask, edges, middle, record["lower"], record["upper"])
 
 
-def describe_target(scans: Sequence[TargetScan], spacing_mm: float) -> TargetDomain:
+def contrast_suffix(paths: Sequence[Path]) -> str:
+    """Return the BIDS suffix of scans: what all their names end on, or T1w.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        The scans.
+
+    Returns
+    -------
+    suffix : str
+
+    Examples
+    --------
+    >>> contrast_suffix([Path("sub-01_T2w.nii.gz"), Path("sub-02_run-1_T2w.nii")])
+    'T2w'
+    >>> contrast_suffix([Path("anna.nii"), Path("ben.nii")])
+    'T1w'
+    """
+    suffixes = {stem(path).rpartition("_")[2] for path in paths}
+    return suffixes.pop() if len(suffixes) == 1 and suffixes <= set(CONTRASTS) else "T1w"
+
+
+def describe_target(
+    scans: Sequence[TargetScan], spacing_mm: float, suffix: str = "T1w"
+) -> TargetDomain:
     """Summarise intensities and brain sizes of the training scans.
 
     Parameters
@@ -289,6 +315,8 @@ def describe_target(scans: Sequence[TargetScan], spacing_mm: float) -> TargetDom
         The training scans.
     spacing_mm : float
         Edge of the model grid's voxels in mm.
+    suffix : str
+        Their contrast as a BIDS suffix.
 
     Returns
     -------
@@ -305,4 +333,5 @@ def describe_target(scans: Sequence[TargetScan], spacing_mm: float) -> TargetDom
         quantiles=tuple(round(float(q), 4) for q in np.mean(quantiles, axis=0)),
         smallest_mm=tuple(float(size) for size in extents.min(0)),
         largest_mm=tuple(float(size) for size in extents.max(0)),
+        suffix=suffix,
     )

@@ -24,7 +24,7 @@ from isochroma.models.config import ModelConfig
 from isochroma.models.folder import Model
 from isochroma.pipeline import Harmonizer, SamplingSettings
 from isochroma.training.batches import TargetData
-from isochroma.training.data import describe_target, find_scans, prepare_scans
+from isochroma.training.data import contrast_suffix, describe_target, find_scans, prepare_scans
 from isochroma.training.drafts import add_examples
 from isochroma.training.module import Export, FlowTraining, Preview
 from isochroma.training.settings import COMPACT_RECIPE, Recipe, TrainerSettings
@@ -98,13 +98,14 @@ def _train(
     if recipe.training.draft_share and start_from is not None:
         first_pass = Harmonizer(start_from, SamplingSettings(revise=False))
         scans = add_examples(scans, first_pass, recipe.training.draft_copies)
+    suffix = contrast_suffix(find_scans(target)["train"])
     config = ModelConfig(
         name=printable(name or folder.resolve().name),
         preprocess=recipe.preprocess,
         edges=recipe.edges,
         network=recipe.network,
         patches=recipe.patches,
-        target=describe_target(scans.train, recipe.preprocess.spacing_mm),
+        target=describe_target(scans.train, recipe.preprocess.spacing_mm, suffix),
     )
     weights = start_from.network.state_dict() if start_from is not None else None
     module = FlowTraining(recipe, weights, trainer.compile)

@@ -1,0 +1,206 @@
+"""The BIDS derivative: names of the outputs, and the files that describe the whole.
+
+What a model makes of a scan looks like its target, so its name ends on the target's suffix,
+whatever the scan was. The scan's own suffix, which would be lost, goes into the description:
+FLAIR and T1w of a session become `desc-harmonizedFLAIR_T1w` and `desc-harmonized_T1w`. `acq` and
+`rec` describe the acquisition and its reconstruction, which do not change and may be used already;
+`desc` is for telling the derivatives of one subject apart, and `descriptions.tsv` says what each
+means.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from isochroma.cohort.plan import MODALITIES, Scan
+from isochroma.errors import InputError, printable
+from isochroma.files import write_atomically
+from isochroma.outputs import OutputFiles
+from isochroma.tables import read_text
+from isochroma.version import __version__
+
+BIDS_VERSION = "1.10.0"
+DESCRIPTION = "dataset_description.json"
+IGNORED = ("logs/", "figures/", "group*", "*.html")  # BIDS knows no names for them
+LOGS = "logs"
+FAILED = f"{LOGS}/failed"
+SOURCE = "raw"  # name of the source data set in BIDS URIs
+
+
+def output_files(folder: Path, scan: Scan, target: str) -> OutputFiles:
+    """Name the outputs of a scan.
+
+    Parameters
+    ----------
+    folder : Path
+        The derivative.
+    scan : Scan
+        The input.
+    target : str
+        BIDS suffix of the model's target.
+
+    Returns
+    -------
+    files : OutputFiles
+    """
+    place = folder / Path(scan.relative).parent
+    figures = folder / f"sub-{scan.entities['sub']}" / "figures"
+    origin = origin_of(scan.modality, target)
+    image = f"{scan.stem}_desc-harmonized{origin}_{target}"
+    mask = f"{scan.stem}_desc-brain{origin}_mask"
+    return OutputFiles(
+        image=place / f"{image}.nii.gz",
+        mask=place / f"{mask}.nii.gz",
+        sidecar=place / f"{image}.json",
+        preview=figures / f"{image}.png",
+        uncertainty=place / f"{scan.stem}_desc-uncertainty{origin}_{target}.nii.gz",
+        mask_sidecar=place / f"{mask}.json",
+    )
+
+
+def origin_of(modality: str, target: str) -> str:
+    """Return what a description says of the scan's suffix: nothing if it is the target's."""
+    return "" if modality == target else modality
+
+
+def source_entries(scan: Scan) -> dict[str, Any]:
+    """Name the scan in the words of BIDS sidecars.
+
+    Parameters
+    ----------
+    scan : Scan
+        The input.
+
+    Returns
+    -------
+    entries : dict
+    """
+    uri = f"bids:{SOURCE}:{scan.relative}"
+    return {
+        "Description": f"The head of a {scan.modality} scan as the target scanner shows it.",
+        "Sources": [uri],
+        "SpatialReference": uri,
+    }
+
+
+def describe_dataset(source: Path, folder: Path, target: str) -> None:
+    """Write the files that describe the derivative as a whole.
+
+    They depend on nothing but the arguments, so that runs for different participants may write them
+    at the same time.
+
+    Parameters
+    ----------
+    source : Path
+        The data set that is harmonized.
+    folder : Path
+        The derivative.
+    target : str
+        BIDS suffix of the model's target.
+
+    Raises
+    ------
+    InputError
+        If the folder is the source, holds another data set, or cannot be written to.
+    """
+    check_output(source, folder)
+    try:
+        for name, text in _dataset_files(source, folder, target).items():
+            write_atomically(folder / name, partial(_write, text))
+    except OSError as error:
+        msg = f"{printable(folder)}: cannot be written to ({error.strerror}). Give another folder."
+        raise InputError(msg, "out_dir") from error
+
+
+def check_output(source: Path, folder: Path) -> None:
+    """Check that a folder can hold the derivative, without writing to it.
+
+    Parameters
+    ----------
+    source : Path
+        The data set that is harmonized.
+    folder : Path
+        The derivative.
+
+    Raises
+    ------
+    InputError
+        If the folder is the source, or holds another data set.
+    """
+    shown = printable(folder)
+    if folder.exists() and folder.samefile(source):
+        msg = f"{shown}: is the input. Give another folder, such as {source}/derivatives/isochroma."
+        raise InputError(msg, "out_dir")
+    known = folder / DESCRIPTION
+    if known.exists() and _read(known).get("DatasetType") != "derivative":
+        msg = f"{shown}: holds another data set. Give another folder."
+        raise InputError(msg, "out_dir")
+    generators = _read(known).get("GeneratedBy") if known.exists() else None
+    if generators and not any(each.get("Name") == "isochroma" for each in generators):
+        msg = f"{shown}: holds a derivative of another program. Give another folder."
+        raise InputError(msg, "out_dir")
+
+
+def _write(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a dataset_description.json; one that is not valid says nothing."""
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _dataset_files(source: Path, folder: Path, target: str) -> dict[str, str]:
+    known = _read(source / DESCRIPTION) if (source / DESCRIPTION).is_file() else {}
+    inside = folder.resolve().is_relative_to(source.resolve())
+    link = os.path.relpath(source, folder) if inside else source.resolve().as_uri()
+    doi = known.get("DatasetDOI")
+    description = {
+        "Name": f"Harmonized by isochroma: {known.get('Name') or source.resolve().name}",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "isochroma", "Version": __version__}],
+        "SourceDatasets": [{"URL": doi or link}],
+        "DatasetLinks": {SOURCE: link},
+    }
+    rows = [("desc_id", "description")]
+    for modality in MODALITIES:
+        origin = origin_of(modality, target)
+        shows = f"The head of a {modality} scan as the model's target scanner ({target}) shows it"
+        rows.append((f"desc-harmonized{origin}", shows))
+        rows.append((f"desc-brain{origin}", f"Brain mask of a {modality} scan"))
+    return {
+        DESCRIPTION: json.dumps(description, indent=2, ensure_ascii=False) + "\n",
+        "descriptions.tsv": "".join("\t".join(row) + "\n" for row in rows),
+        ".bidsignore": "".join(f"{pattern}\n" for pattern in IGNORED),
+    }
+
+
+def record_failure(folder: Path, scan: Scan, reason: str, details: str = "") -> None:
+    """Keep why a scan has no output, in a file of its own.
+
+    Parameters
+    ----------
+    folder : Path
+        The derivative; the file is in `logs/failed`.
+    scan : Scan
+        The input.
+    reason : str
+        One line; if it is empty, the file of an earlier run is removed.
+    details : str
+        A traceback.
+    """
+    path = folder / FAILED / f"{scan.name}.txt"
+    if reason:
+        text = "\n".join((scan.relative, reason, details))
+        write_atomically(path, partial(_write, text))
+    else:
+        path.unlink(missing_ok=True)
