@@ -28,11 +28,12 @@ def grid_of(shape: tuple[int, ...], *voxel_mm: float) -> Grid:
 
 
 def box_shaped_brain(spacing_mm: float = 2.0) -> Prepared:
-    """A brain of 35 x 43 x 34 voxels."""
+    """A brain of 35 x 43 x 34 voxels, whose intensity rises from left to right."""
     mask = np.zeros((44, 50, 42), bool)
     mask[4:39, 3:46, 5:39] = True
     grid = grid_of(mask.shape, *[spacing_mm] * 3)
-    return Prepared(mask.astype(np.float32), mask, grid, 0, 1)
+    ramp = np.linspace(-1, 1, len(mask), dtype=np.float32)[:, None, None]
+    return Prepared(ramp * mask, mask, grid, 0, 1)
 
 
 class TestCheckFile:
@@ -104,6 +105,17 @@ class TestCheckScan:
     def test_none_for_a_head_like_the_targets(self) -> None:
         assert self.found(box_shaped_brain(), 2, 2, 2) == []
 
+    @pytest.mark.parametrize(("noise", "told"), [(0.1, 0), (0.5, 1)])
+    def test_noise(self, noise: float, told: int) -> None:
+        """Over a ramp with a standard deviation of 0.47."""
+        source = box_shaped_brain()
+        added = noise * np.random.default_rng(0).standard_normal(source.mask.shape)
+        noisy = dataclasses.replace(source, image=source.image + added * source.mask)
+        found = self.found(noisy, 2, 2, 2)
+        assert [each.code for each in found] == ["noise"] * told
+        if told:
+            assert found[0].value == pytest.approx(0.5 / np.hypot(0.47, 0.5), rel=0.05)
+
     def test_fine_voxels(self) -> None:
         (found,) = self.found(box_shaped_brain(), 2, 1.4, 1.5)
         assert (found.code, found.value) == ("fine-voxels", pytest.approx(1.4))
@@ -138,7 +150,7 @@ class TestCheckScan:
 
 class TestCheckExplained:
     def test_as_usual(self) -> None:
-        def never() -> float:
+        def never() -> tuple[float, float]:
             raise AssertionError
 
         assert check_explained(0.95, 0.815, never) == []
@@ -146,17 +158,17 @@ class TestCheckExplained:
         assert check_explained(0.1, None, never) == []
 
     def test_low_but_an_mr_scan(self) -> None:
-        assert check_explained(0.82, 0.815, lambda: 0.7) == []
+        assert check_explained(0.6, 0.815, lambda: (0.5, 0.54)) == []
 
     def test_better_upside_down(self) -> None:
-        (found,) = check_explained(0.83, 0.815, lambda: 0.93)
-        assert (found.code, found.value) == ("upside-down", pytest.approx(0.1))
-        assert "explains 93% of it upside down and 83% as it is" in found.text
+        (found,) = check_explained(0.83, 0.815, lambda: (0.63, 0.82))
+        assert (found.code, found.value) == ("upside-down", pytest.approx(0.19))
+        assert "explains 82% of it upside down and 63% as it is" in found.text
 
     def test_nothing_that_the_model_knows(self) -> None:
-        (found,) = check_explained(0.5, 0.815, lambda: 0.51)
+        (found,) = check_explained(0.5, 0.815, lambda: (0.4, 0.41))
         assert (found.code, found.value) == ("unlike-mr", 0.5)
-        assert "explain 50% of what it shows, those of an MR scan 82% or more" in found.text
+        assert "explain 50% of what it shows, those of simulated MR scans 82% or" in found.text
 
 
 class TestDoubt:
@@ -189,12 +201,12 @@ class TestDoubt:
     def test_specks_are_left_out(self) -> None:
         assert self.doubt((2, 8)).regions == ()
 
-    def test_a_warning_from_one_and_a_half_millilitres(self) -> None:
-        assert check_doubt(self.doubt((6, 20))) == []
-        (found,) = check_doubt(self.doubt((8, 20)))
+    def test_a_warning_from_ten_millilitres(self) -> None:
+        assert check_doubt(self.doubt((12.5, 20))) == []
+        (found,) = check_doubt(self.doubt((14, 20)))
         assert found.code == "doubtful-region"
-        assert found.value == pytest.approx(2.1, abs=0.1)
-        assert found.text.startswith("2.1 ml around (20, 20, 20) mm are doubtful")
+        assert found.value == pytest.approx(11.5, abs=0.2)
+        assert found.text.startswith("11.5 ml around (20, 20, 20) mm are doubtful")
 
 
 class TestCheckRefinement:

@@ -14,17 +14,18 @@ from isochroma.images.grid import Grid
 from isochroma.images.io import spatial_unit
 from isochroma.images.masked import extent, smooth
 from isochroma.images.preprocess import Prepared
+from isochroma.method.refinement import noise_variance
 from isochroma.models.config import TargetDomain
 
 THICK, FINE = 1.6, 0.8  # voxel edges, over the model grid's
 SMALLER, LARGER = 0.1, 0.2  # than the target's brains; templates are large (MNI space: 15 %)
 APART_MM = 0.1  # of the voxels that qform and sform place; the rounding of their numbers is below
 AIR_HU, TISSUE_HU = -900, (-20, 100)  # Hounsfield units of air, and of what a skull holds
-BELOW_USUAL = 0.035  # midway between the worst of 54 simulated MR scans and the best of 24 sources
-# that are none: CT, PET, angiography, noise
-SUSPECT, TURNED = 0.065, 0.03  # above the usual share; gain by turning a head
+UNLIKE = 2 / 3  # of the usual share explained; real T2w and FLAIR scans have three quarters of it
+SUSPECT, TURNED = 0.065, 0.05  # above the usual share; gain by turning a head
+NOISIEST = 0.32  # noise over contrast: 0.29 at most in simulated MR scans, 0.35 and more in CT
 DOUBTFUL = 0.3  # expected error, model units
-DOUBTFUL_ML = 1.5  # healthy validation scans have 1.2 ml at most
+DOUBTFUL_ML = 10  # bright arteries reached 8.4 ml in four real T1w scans of healthy people
 MOST_REGIONS, SMALLEST_ML = 5, 0.1
 UNEXPLAINED_ERRORS = 3  # times the model's error
 UNEXPLAINED_ML = 2.5  # healthy validation scans have 0.6 ml at most
@@ -106,9 +107,17 @@ def check_scan(source: Prepared, scan_grid: Grid, target: TargetDomain) -> list[
     Returns
     -------
     warnings : list of ScanWarning
-        With the codes "thick-voxels", "fine-voxels" and "brain-size".
+        With the codes "noise", "thick-voxels", "fine-voxels" and "brain-size".
     """
     found = []
+    contrast = float(source.image[source.mask].std())
+    noise = noise_variance(source.image, source.mask) ** 0.5 / max(contrast, 1e-6)
+    if noise > NOISIEST:
+        text = (
+            f"noise has {noise:.0%} of the contrast's standard deviation, in simulated MR scans "
+            "29% at most: a very noisy scan, or CT? Compare source and output before you use it."
+        )
+        found.append(ScanWarning("noise", text, noise))
     spacing = source.grid.voxel_mm
     voxel_mm = scan_grid.voxel_mm
     shown = " x ".join(f"{size:.1f}" for size in voxel_mm)
@@ -133,7 +142,7 @@ def check_scan(source: Prepared, scan_grid: Grid, target: TargetDomain) -> list[
 
 
 def check_explained(
-    explained: float | None, usual: float | None, turned: Callable[[], float]
+    explained: float | None, usual: float | None, turned: Callable[[], tuple[float, float]]
 ) -> list[ScanWarning]:
     """Ask whether a scan shows what the model knows: a brain, by MR, the right way up.
 
@@ -144,7 +153,8 @@ def check_explained(
     usual : float or None
         The least such share on validation scans; nothing is checked where either is None.
     turned : callable
-        Gives the share with the head upside down; asked where the share is not well above usual.
+        Gives two shares at half the resolution, of the head as it is and upside down; asked where
+        the share is not well above usual.
 
     Returns
     -------
@@ -153,17 +163,18 @@ def check_explained(
     """
     if explained is None or usual is None or explained > usual + SUSPECT:
         return []
-    other = turned()
-    if other > explained + TURNED:
+    upright, other = turned()
+    if other > upright + TURNED:
         text = (
-            f"the model explains {other:.0%} of it upside down and {explained:.0%} as it is: is "
-            "the orientation in its header right?"
+            f"the model explains {other:.0%} of it upside down and {upright:.0%} as it is: is the "
+            "orientation in its header right?"
         )
-        return [ScanWarning("upside-down", text, other - explained)]
-    if explained < usual - BELOW_USUAL:
+        return [ScanWarning("upside-down", text, other - upright)]
+    if explained < UNLIKE * usual:
         text = (
-            f"its edges explain {explained:.0%} of what it shows, those of an MR scan {usual:.0%} "
-            "or more: another kind of image, much noise, or a wrong mask? Do not trust the output."
+            f"its edges explain {explained:.0%} of what it shows, those of simulated MR scans "
+            f"{usual:.0%} or more: another kind of image, a wrong mask, or a contrast that the "
+            "model reads badly? Compare source and output before you use it."
         )
         return [ScanWarning("unlike-mr", text, explained)]
     return []
@@ -235,7 +246,7 @@ def check_doubt(doubt: Doubt | None) -> list[ScanWarning]:
     Returns
     -------
     warnings : list of ScanWarning
-        One, "doubtful-region", if the largest exceeds 1.5 ml, otherwise none.
+        One, "doubtful-region", if the largest exceeds 10 ml, otherwise none.
     """
     if doubt is None or not doubt.regions or doubt.regions[0].volume_ml <= DOUBTFUL_ML:
         return []

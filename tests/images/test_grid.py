@@ -11,7 +11,7 @@ from nibabel.affines import apply_affine, voxel_sizes
 
 from fixtures_images import LPS, PIR, RAS, RPS, affine_of, image_of, oblique, rotation, texture
 from isochroma.errors import InputError
-from isochroma.images.grid import Grid, bounding_box, model_grid, pad_to_multiple, resample
+from isochroma.images.grid import Grid, bounding_box, model_grid, pad_to_multiple, resample, shrink
 from isochroma.images.masked import extend_outside
 
 affines = st.builds(
@@ -237,3 +237,12 @@ class TestPadToMultiple:
         i, j, k = shape
         assert padded[:i, :j, :k].all()
         assert padded.sum() == volume.sum()
+
+
+def test_shrink() -> None:
+    volume = np.arange(27.0).reshape(3, 3, 3)
+    mean, largest = shrink(volume, np.mean), shrink(volume, np.max)
+    assert mean.shape == (2, 2, 2)
+    assert mean[0, 0, 0] == volume[:2, :2, :2].mean()
+    assert mean[1, 1, 1] == volume[2, 2, 2] / 8
+    assert largest[0, 0, 1] == volume[1, 1, 2]

@@ -7,6 +7,7 @@ so anatomy is never warped, and the way back is one more resampling onto the sca
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import nibabel as nib
@@ -159,6 +160,25 @@ def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
         slice(max(0, s.start - margin), min(n, s.stop + margin))
         for s, n in zip(box[0], mask.shape, strict=True)
     )
+
+
+def shrink(volume: np.ndarray, reduce: Callable[..., np.ndarray]) -> np.ndarray:
+    """Halve a volume's resolution: reduce each block of 2 x 2 x 2 voxels to one.
+
+    Parameters
+    ----------
+    volume : (I, J, K) ndarray
+        Any dtype; padded with zeros to even edges.
+    reduce : callable
+        Function with an argument `axis`, such as `numpy.mean` or `numpy.max`.
+
+    Returns
+    -------
+    shrunk : (ceil(I/2), ceil(J/2), ceil(K/2)) ndarray
+    """
+    padded = pad_to_multiple(volume, 2)
+    i, j, k = (n // 2 for n in padded.shape)
+    return reduce(padded.reshape(i, 2, j, 2, k, 2), axis=(1, 3, 5))
 
 
 def pad_to_multiple(volume: np.ndarray, multiple: int) -> np.ndarray:
