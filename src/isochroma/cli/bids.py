@@ -30,7 +30,6 @@ from isochroma.cli.options import (
     N4,
     OUTPUT,
     Device,
-    MaxMemory,
     ModelName,
     Paper,
     Precision,
@@ -139,8 +138,8 @@ def bids(
         typer.Option(
             "--mem",
             min=0.1,
-            help="Memory of all workers together, GB (default: 90 % of the machine's; with "
-            "--slurm 4 for each).",
+            help="Memory of all workers together, GB (default: 90 % of the machine's; with --slurm "
+            "4 for each, with --scheduler 8 for each).",
             rich_help_panel=WORKERS,
         ),
     ] = None,
@@ -165,7 +164,6 @@ def bids(
     device: Device = "auto",
     precision: Precision = "float32",
     runtime: Runtime = "torch",
-    max_memory_gb: MaxMemory = 8.0,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -206,12 +204,25 @@ def bids(
     )
     found = plan.find_scans(bids_dir, selection)
     check_output(bids_dir, out_dir)
+    connect: AbstractContextManager[Client]
+    if scheduler is not None:
+        share_gb = ComputeSettings().max_memory_gb
+        connect = cluster.remote_workers(scheduler)
+    elif slurm is not None:
+        count = nprocs or 1
+        share_gb = memory_gb / count if memory_gb else cluster.SLURM_GB
+        workers = cluster.Workers(count, omp_nthreads, share_gb)
+        connect = cluster.slurm_workers(slurm, workers, out_dir.resolve() / LOGS / "slurm")
+    else:
+        workers = cluster.plan_workers(nprocs, omp_nthreads, memory_gb)
+        share_gb = workers.memory_gb
+        connect = cluster.local_workers(workers, work_dir)
     recipe = work.Recipe(
         out_dir.resolve(),
         # workers start in other folders
         model if model in shipped_models() else str(find_model(model).resolve()),
         choose_sampling(paper, seed, steps=steps, solver=solver, refine=refine, revise=revise),
-        ComputeSettings(device, precision, runtime, max_memory_gb),
+        ComputeSettings(device, precision, runtime, share_gb),
         n4,
         omp_nthreads,
     )
@@ -224,17 +235,6 @@ def bids(
     if dry_run:
         show_plan(found, {scan.name for scan in finished})
         return
-    connect: AbstractContextManager[Client]
-    if scheduler is not None:
-        connect = cluster.remote_workers(scheduler)
-    elif slurm is not None:
-        count = nprocs or 1
-        each = memory_gb / count if memory_gb else cluster.SLURM_GB
-        workers = cluster.Workers(count, omp_nthreads, each)
-        connect = cluster.slurm_workers(slurm, workers, recipe.folder / LOGS / "slurm")
-    else:
-        workers = cluster.plan_workers(nprocs, omp_nthreads, memory_gb)
-        connect = cluster.local_workers(workers, work_dir)
     describe_dataset(bids_dir, out_dir, harmonizer.config.target.suffix)
     counted = work_through(found, waiting, finished, recipe, connect, verbose)
     if counted["failed"] or counted["not fetched"]:
