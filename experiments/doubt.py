@@ -118,6 +118,7 @@ def render_all(data: Path, out: Path) -> Iterator[tuple[str, str, dict[str, np.n
                     first=made.first,
                     refined=made.refined,
                     output=made.output,
+                    variance=made.variance,
                     explained=made.explained,
                     **{f"in {key}": region for key, region in case.regions.items()},
                 )
@@ -143,7 +144,8 @@ def main() -> None:
     rows = defaultdict(list)
     for subject, name, kept in render_all(options.data, options.out):
         volumes = [kept[key] for key in ("first", "refined", "output", "source", "mask")]
-        error, mask = expected_error(*volumes, levels), kept["mask"]
+        known = (*volumes, levels, float(kept["variance"]))
+        error, mask = expected_error(*known), kept["mask"]
         squares = (kept["output"] - kept["truth"])[mask].astype(float) ** 2
         grid = Grid(mask.shape, np.eye(4))
         doubt = Doubt.of(error, Prepared(kept["source"], mask, grid, 0.0, 1.0))
@@ -162,7 +164,7 @@ def main() -> None:
         )
         if name not in (*NO_MR, *TURNED):
             at = np.random.default_rng(0).choice(len(squares), SAMPLE, replace=False)
-            terms = error_terms(*volumes, levels)
+            terms = error_terms(*known)
             samples[subject].append((np.stack(terms, 1)[at], squares[at]))
     print("| source | explained | error | expected | worst 5 % hold | largest region, ml | told |")
     print("|---|---|---|---|---|---|---|")

@@ -184,11 +184,7 @@ class TestSidecar:
         assert content["Edges"]["fraction"] == config().edges.fraction
         assert content["MaskOrigin"] == "stripped"
         assert content["OutsideMask"] == "source"
-        assert (content["Device"], content["Precision"], content["Runtime"]) == (
-            "cpu",
-            "float32",
-            "torch",
-        )
+        assert (content["Device"], content["Precision"]) == ("cpu", "float32")
 
     def test_measured_values(self, result: Result, tmp_path: Path) -> None:
         content = self.content(result, tmp_path)

@@ -455,7 +455,7 @@ class TestMemory:
         assert bounds[0] < 2.0 - needed_gb(voxels)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("allowed", [1.7, 1.9, 2.5])
+    @pytest.mark.parametrize("allowed", [1.5, 1.7, 2.5])
     def test_the_process_stays_within_it(self, allowed: float, tmp_path: Path) -> None:
         """Peak resident memory of the command on a whole head, the shipped model."""
         example = Path(__file__).parent.parent / "examples" / "ch2.nii.gz"
@@ -520,7 +520,7 @@ class TestRecord:
         low, high = record.source_limits
         assert 150 < low < 300
         assert 850 < high < 1100
-        assert (record.device, record.precision, record.runtime) == ("cpu", "float32", "torch")
+        assert (record.device, record.precision) == ("cpu", "float32")
 
     def test_every_stage_is_timed(self) -> None:
         seconds = tiny_harmonizer().run(head_image()).record.seconds

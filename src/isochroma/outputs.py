@@ -260,7 +260,6 @@ def sidecar(
         ],
         "Device": made.device,
         "Precision": made.precision,
-        "Runtime": made.runtime,
         "Seconds": seconds,
     }
 

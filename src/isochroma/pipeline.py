@@ -52,7 +52,6 @@ from isochroma.method.refinement import (
     follow_source,
     keep_structure,
 )
-from isochroma.method.runtime import OpenVinoNetwork, choose_network
 from isochroma.method.sampling import (
     SMALLEST_TILE,
     ComputeSettings,
@@ -141,14 +140,15 @@ class Rendering:
         The source's edges.
     first, refined, output : (I, J, K) ndarray of float32
         First pass, first pass refined, and final image; model units, 0 outside the mask.
-    explained : float or None
-        Share of the source's variance that the first pass explains (`refinement.Refined`).
+    variance, explained : float or None
+        What the first refinement found about the source (`refinement.Refined`).
     """
 
     edges: np.ndarray
     first: np.ndarray
     refined: np.ndarray
     output: np.ndarray
+    variance: float | None = None
     explained: float | None = None
 
 
@@ -179,7 +179,7 @@ class Record:
     explained : float or None
         Share of the source's variance that the first pass explains; low if the scan shows
         something else than the model knows.
-    device, precision, runtime : str
+    device, precision : str
         What ran the network.
     seconds : dict of str to float
         Wall-clock duration of each stage.
@@ -199,7 +199,6 @@ class Record:
     explained: float | None
     device: str
     precision: str
-    runtime: str
     seconds: dict[str, float]
 
 
@@ -273,7 +272,7 @@ class Harmonizer:
         self.preprocess = dataclasses.replace(config.preprocess, n4=config.preprocess.n4 and n4)
         self.outside = choose(outside, OUTSIDE)
         self.sampler = FlowSampler(
-            choose_network(network, compute.runtime, compute.precision),
+            network,
             config.preprocess.spacing_mm,
             device,
             compute.precision,
@@ -416,13 +415,15 @@ class Harmonizer:
         with stage("refine"):
             refined = REFINEMENTS[sampling.refine](first, source, self.config)
         if refined.variance is None or not self.revises:
-            return Rendering(edge_map, first, refined.image, refined.image, refined.explained)
+            return Rendering(edge_map, first, refined.image, *refined)
         with stage("revise"):
             second = sampler.revise(edge_map, mask, refined.image)
         with stage("refine"):
             error = self.config.validation.rmse
             output = keep_structure(second, source.image, mask, error, refined.variance)
-        return Rendering(edge_map, first, refined.image, output, refined.explained)
+        return Rendering(
+            edge_map, first, refined.image, output, refined.variance, refined.explained
+        )
 
     def uncertainty(self, result: Result) -> Image:
         """Map the expected error of a result to its scan's grid.
@@ -489,7 +490,7 @@ class Harmonizer:
         return restored
 
     def _doubt(self, source: Prepared, rendering: Rendering) -> Doubt | None:
-        if not self.revises:
+        if rendering.variance is None or not self.revises:
             return None
         with stage("uncertainty"):
             error = expected_error(
@@ -499,6 +500,7 @@ class Harmonizer:
                 source.image,
                 source.mask,
                 self.config.validation.error_levels,
+                rendering.variance,
             )
             return Doubt.of(error, source)
 
@@ -567,7 +569,6 @@ class Harmonizer:
         self, source: Prepared, rendering: Rendering, mask_origin: str, seconds: dict[str, float]
     ) -> Record:
         config, target = self.config, self.config.target
-        openvino = isinstance(self.sampler.network, OpenVinoNetwork)
         return Record(
             model=config.name,
             model_sha256=config.sha256,
@@ -583,7 +584,6 @@ class Harmonizer:
             explained=rendering.explained,
             device=self.compute.device,
             precision=self.compute.precision,
-            runtime="openvino" if openvino else "torch",
             seconds=seconds,
         )
 

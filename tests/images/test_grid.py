@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nibabel.affines import apply_affine, voxel_sizes
+from scipy import ndimage
 
 from fixtures_images import LPS, PIR, RAS, RPS, affine_of, image_of, oblique, rotation, texture
 from isochroma.errors import InputError
@@ -171,6 +172,20 @@ class TestResample:
         there = resample(data, native, grid)
         np.testing.assert_allclose(there, data[::-1, ::-1], atol=0.05)
         np.testing.assert_allclose(resample(there, grid, native), data, atol=0.05)
+
+    @pytest.mark.parametrize("order", [1, 3])
+    @pytest.mark.parametrize("turn", [np.eye(3), np.diag([-1.0, 1, -1]), np.eye(3)[[2, 0, 1]]])
+    def test_along_the_axes_as_in_space(self, turn: np.ndarray, order: int) -> None:
+        """Parallel grids, one beyond the other, are resampled axis by axis: scipy's values."""
+        data = texture()
+        source = Grid(data.shape, affine_of(turn * (1.0, 1.3, 0.8), (-5, -6, 3)))
+        target = Grid((9, 20, 11), affine_of(0.7 * np.eye(3), (-6.2, -7.1, 2.9)))
+        matrix = np.linalg.inv(source.affine) @ target.affine
+        expected = ndimage.affine_transform(
+            data.astype(float), matrix, output_shape=target.shape, order=order, mode="nearest"
+        )
+        found = resample(data, source, target, order)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(data).max())
 
     def test_linear_field_between_oblique_grids(self) -> None:
         """A field that is linear in the world is that field on any grid, away from the border."""

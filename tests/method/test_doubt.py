@@ -8,6 +8,7 @@ import pytest
 from conftest import distance_from_centre
 from isochroma.images.masked import smooth
 from isochroma.method.doubt import expected_error
+from isochroma.method.refinement import follow_source
 
 SHAPE = (48, 48, 48)
 MASK = distance_from_centre(SHAPE) < 22
@@ -28,7 +29,9 @@ def noisy(image: np.ndarray, deviation: float, seed: int) -> np.ndarray:
 
 def error_of(output: np.ndarray, source: np.ndarray, first: np.ndarray | None = None) -> np.ndarray:
     first = noisy(anatomy(), 0.17, 1) if first is None else first
-    return expected_error(first, output, output, source, MASK, ERRORS)
+    variance = follow_source(first, source, MASK, ERRORS).variance
+    assert variance is not None
+    return expected_error(first, output, output, source, MASK, ERRORS, variance)
 
 
 def test_zero_outside_the_mask_and_positive_inside() -> None:

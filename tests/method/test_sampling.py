@@ -216,7 +216,6 @@ class TestDevice:
     ("choice", "message"),
     [
         ({"precision": "float8"}, "'float8' is unknown; choose one of float32, bfloat16"),
-        ({"runtime": "tvm"}, "'tvm' is unknown; choose one of torch, openvino"),
         ({"max_memory_gb": 0.0}, "max_memory_gb: .*0.1, not 0.0"),
         ({"max_memory_gb": float("nan")}, "max_memory_gb: .*finite"),
     ],

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from isochroma.cli.app import command
-from isochroma.cli.options import Device, ModelName, Precision, Runtime, Threads, Verbose
+from isochroma.cli.options import Device, ModelName, Precision, Threads, Verbose
 
 
 @command("bench")
@@ -17,7 +17,6 @@ def bench(
     model: ModelName = "default",
     device: Device = "auto",
     precision: Precision = "float32",
-    runtime: Runtime = "torch",
     threads: Threads = None,
     verbose: Verbose = False,
 ) -> None:
@@ -28,7 +27,7 @@ def bench(
     from isochroma.method.sampling import ComputeSettings, choose_device
     from isochroma.pipeline import Harmonizer
 
-    compute = ComputeSettings(device, precision, runtime)
+    compute = ComputeSettings(device, precision)
     harmonizer = Harmonizer.from_pretrained(model, compute=compute)
     with tempfile.TemporaryDirectory() as folder:
         costs, voxels = measure(scan, harmonizer, Path(folder) / "harmonized.nii.gz")

@@ -35,7 +35,6 @@ from isochroma.cli.options import (
     Precision,
     Refine,
     Revise,
-    Runtime,
     Seed,
     Solver,
     Steps,
@@ -163,7 +162,6 @@ def bids(
     ] = None,
     device: Device = "auto",
     precision: Precision = "float32",
-    runtime: Runtime = "torch",
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -222,7 +220,7 @@ def bids(
         # workers start in other folders
         model if model in shipped_models() else str(find_model(model).resolve()),
         choose_sampling(paper, seed, steps=steps, solver=solver, refine=refine, revise=revise),
-        ComputeSettings(device, precision, runtime, share_gb),
+        ComputeSettings(device, precision, share_gb),
         n4,
         omp_nthreads,
     )

@@ -20,7 +20,6 @@ from isochroma.cli.options import (
     Precision,
     Refine,
     Revise,
-    Runtime,
     Seed,
     Solver,
     Steps,
@@ -58,7 +57,6 @@ def harmonize(
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "float32",
-    runtime: Runtime = "torch",
     max_memory_gb: MaxMemory = 8.0,
     threads: Threads = None,
     outside: Annotated[
@@ -108,7 +106,7 @@ def harmonize(
     harmonizer = Harmonizer.from_pretrained(
         model,
         choose_sampling(paper, seed, steps=steps, solver=solver, refine=refine, revise=revise),
-        ComputeSettings(device, precision, runtime, max_memory_gb),
+        ComputeSettings(device, precision, max_memory_gb),
         n4,
         outside,
     )

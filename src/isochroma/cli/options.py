@@ -71,14 +71,6 @@ Precision: TypeAlias = Annotated[
         COMPUTE,
     ),
 ]
-Runtime: TypeAlias = Annotated[
-    str,
-    registered(
-        "isochroma.method.runtime:RUNTIMES",
-        "What runs the network; openvino is faster on CPUs.",
-        COMPUTE,
-    ),
-]
 MaxMemory: TypeAlias = Annotated[
     float,
     typer.Option(

@@ -106,13 +106,61 @@ def resample(data: np.ndarray, source: Grid, target: Grid, order: int = 3) -> np
     """
     matrix = np.linalg.inv(source.affine) @ target.affine
     linear, offset = matrix[:3, :3], matrix[:3, 3]
-    if np.allclose(linear, np.diag(np.diag(linear)), atol=1e-6):
-        linear = np.diag(linear)  # scipy's faster separable path
+    parallel = np.abs(linear) > 1e-6
+    if order > 0 and (parallel.sum(0) == 1).all() and (parallel.sum(1) == 1).all():
+        axes = parallel.argmax(0)  # of the source, in the target's order
+        weights = [
+            interpolation_weights(
+                data.shape[axis], linear[axis, n] * np.arange(count) + offset[axis], order
+            )
+            for n, (axis, count) in enumerate(zip(axes, target.shape, strict=True))
+        ]
+        return interpolate(np.asarray(data, dtype=np.float32).transpose(axes), *weights)
     output = data.dtype if order == 0 else np.float32
     values = data if order == 0 else np.asarray(data, dtype=np.float32)
     return ndimage.affine_transform(
         values, linear, offset, target.shape, output=output, order=order, mode="nearest"
     )
+
+
+def interpolation_weights(count: int, positions: np.ndarray, order: int) -> np.ndarray:
+    """Compute what each of the samples along an axis contributes to a B-spline at positions.
+
+    Parameters
+    ----------
+    count : int
+        Number N of samples.
+    positions : (M,) ndarray of float
+        In samples; beyond the ends the nearest sample counts.
+    order : int
+        Spline order.
+
+    Returns
+    -------
+    weights : (M, N) ndarray of float32
+    """
+    where = np.meshgrid(positions, np.arange(count), indexing="ij")
+    weights = ndimage.map_coordinates(np.eye(count), where, order=order, mode="nearest")
+    return weights.astype(np.float32)
+
+
+def interpolate(volume: np.ndarray, *weights: np.ndarray) -> np.ndarray:
+    """Interpolate along each axis of a volume.
+
+    Parameters
+    ----------
+    volume : (I, J, K) ndarray of float32
+        Samples.
+    *weights : 3 ndarrays of float32
+        For each axis, (I', I), (J', J) and (K', K): from `interpolation_weights`.
+
+    Returns
+    -------
+    interpolated : (I', J', K') ndarray of float32
+    """
+    for each in weights:  # the first axis goes, and comes back as the last
+        volume = np.tensordot(volume, each, (0, 1))
+    return volume
 
 
 def resample_mask(mask: np.ndarray, source: Grid, target: Grid) -> np.ndarray:

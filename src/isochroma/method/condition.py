@@ -69,5 +69,6 @@ def condition_channels(edges: np.ndarray, mask: np.ndarray, where: np.ndarray) -
         First the edges: 1 on edges, -1 elsewhere in the brain and 0 outside, so that the network
         sees the mask too. Then the coordinates.
     """
-    signed = np.where(mask > 0, 2.0 * (edges > 0) - 1, 0)
-    return np.concatenate([signed[None], where]).astype(np.float32)
+    edge, other, outside = np.array([1, -1, 0], dtype=np.float32)
+    signed = np.where(mask > 0, np.where(edges > 0, edge, other), outside)
+    return np.concatenate([signed[None], where])

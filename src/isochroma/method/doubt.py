@@ -20,12 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from isochroma.images.masked import scatter, smoother
-from isochroma.method.refinement import (
-    MISMATCH,
-    compare,
-    noise_variance,
-    unexplained_variance,
-)
+from isochroma.method.refinement import compare, noise_variance
 
 POSTERIOR, CHANGED, REFINED, CONTRADICTED = 0.62, 1.57, 0.35, 0.16  # weights, see above
 WIDTH = 1.0  # voxels; Gaussian within which squares are averaged
@@ -40,6 +35,7 @@ def expected_error(
     source: np.ndarray,
     mask: np.ndarray,
     errors: Sequence[float],
+    variance: float,
 ) -> np.ndarray:
     """Estimate the root mean square error of an output at each voxel.
 
@@ -53,6 +49,8 @@ def expected_error(
         The brain.
     errors : sequence of float
         Error of the first pass by level (`refinement.error_levels`).
+    variance : float
+        R of the first pass's refinement.
 
     Returns
     -------
@@ -60,7 +58,7 @@ def expected_error(
         Model units; 0 outside the mask.
     """
     weights = (POSTERIOR, CHANGED, REFINED, CONTRADICTED)
-    terms = error_terms(first, refined, output, source, mask, errors)
+    terms = error_terms(first, refined, output, source, mask, errors, variance)
     return scatter(
         np.sqrt(sum(weight * term for weight, term in zip(weights, terms, strict=True))), mask
     )
@@ -73,6 +71,7 @@ def error_terms(
     source: np.ndarray,
     mask: np.ndarray,
     errors: Sequence[float],
+    variance: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Compute the terms of which the expected squared error is a weighted sum.
 
@@ -82,7 +81,7 @@ def error_terms(
         As for `expected_error`.
     mask : (I, J, K) ndarray of bool
         The brain.
-    errors : sequence of float
+    errors, variance : sequence of float, float
         As for `expected_error`.
 
     Returns
@@ -96,12 +95,9 @@ def error_terms(
         return smooth(scatter(values, mask))[mask]
 
     prior = np.interp(first[mask], np.linspace(-1, 1, len(errors)), errors) ** 2
-    seen = compare(first, source, mask)
-    noise = noise_variance(source, mask)
-    variance = max(unexplained_variance(seen.residual, seen.slope**2 * prior), noise + MISMATCH)
     seen = compare(output, source, mask)
     posterior = prior * variance / (seen.slope**2 * prior + variance)
-    excess = np.maximum(around(seen.residual**2) - noise, 0)
+    excess = np.maximum(around(seen.residual**2) - noise_variance(source, mask), 0)
     contradicted = np.minimum(excess / np.maximum(np.abs(seen.slope), FLATTEST) ** 2, LARGEST)
     return (
         posterior,

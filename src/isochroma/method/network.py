@@ -101,8 +101,10 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, I, J, K) activations."""
-        x = x - x.mean(1, keepdim=True)
-        return x * (torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-3) * self.gain) + self.bias
+        channels_last = x.permute(0, 2, 3, 4, 1)
+        gain, bias = self.gain.view(-1), self.bias.view(-1)
+        normed = functional.layer_norm(channels_last, gain.shape, gain, bias, eps=1e-3)
+        return normed.permute(0, 4, 1, 2, 3)
 
 
 class ResidualBlock(nn.Module):
@@ -133,9 +135,9 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Map (B, C, I, J, K) activations and a (B, T) time embedding to (B, C', I, J, K)."""
         scale, shift = self.time(time)[:, :, None, None, None].chunk(2, dim=1)
-        h = self.conv1(functional.silu(self.norm1(x)))
-        h = self.norm2(h) * (1 + scale) + shift
-        return self.shortcut(x) + self.conv2(functional.silu(h))
+        h = self.conv1(functional.silu(self.norm1(x), inplace=True))
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        return self.conv2(functional.silu(h, inplace=True)).add_(self.shortcut(x))
 
 
 def zero_init(layer: nn.Conv3d) -> None:
@@ -311,10 +313,12 @@ class VelocityNetwork(nn.Module):
         x = self.middle2(self.middle_attention(self.middle1(x, time)), time)
         for level in cast("Iterable[Level]", self.up):
             for block in level.blocks:
-                x = block(torch.cat([x, skips.pop()], dim=1), time)
+                x = torch.cat([x, skips.pop()], dim=1)  # frees the smaller x
+                x = block(x, time)
             x = level.resample(level.attention(x))
-        x = self.out(self.head(torch.cat([x, first], dim=1), time))
-        return depth_to_space(x, self.settings.space_to_depth)
+        x = torch.cat([x, first], dim=1)
+        del first
+        return depth_to_space(self.out(self.head(x, time)), self.settings.space_to_depth)
 
 
 def precondition(t: Tensor, data_std: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from isochroma.images.grid import interpolate, interpolation_weights
+
 LEVELS = 12  # output intensities at which the curve is known; linear between them
 FINE = 45  # intensities among which `explain` searches
 SIGMA = 12.0  # voxels; Gaussian neighbourhood from which a local curve is estimated
@@ -216,7 +218,7 @@ class Comparison(NamedTuple):
     residual: np.ndarray
     slope: np.ndarray
     typical: np.ndarray
-    curve: Callable[[np.ndarray | slice, np.ndarray], np.ndarray]
+    curve: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def compare(output: np.ndarray, source: np.ndarray, mask: np.ndarray) -> Comparison:
@@ -234,16 +236,22 @@ def compare(output: np.ndarray, source: np.ndarray, mask: np.ndarray) -> Compari
     comparison : Comparison
     """
     y, s = (np.clip(volume[mask], -1, 1).astype(np.float64) for volume in (output, source))
-    where = np.argwhere(mask)
-    kept = typical_voxels(to_level(y), s)
-    levels = local_curve(to_level(y[kept]), s[kept], where[kept], mask.shape)
-    place = ((where - (CELL - 1) / 2) / CELL).T
+    level = to_level(y)
+    kept = typical_voxels(level, s)
+    levels = local_curve(level[kept], s[kept], np.argwhere(mask)[kept], mask.shape)
+    weights = [
+        interpolation_weights(-(-n // CELL), (np.arange(n) - (CELL - 1) / 2) / CELL, 1)
+        for n in mask.shape
+    ]
+    curves = np.stack([interpolate(each.astype(np.float32), *weights)[mask] for each in levels])
 
-    def curve(voxels: np.ndarray | slice, x: np.ndarray) -> np.ndarray:
-        at = [to_level(x), *place[:, voxels]]
-        return ndimage.map_coordinates(levels, at, order=1, mode="nearest")
+    def curve(voxels: np.ndarray, x: np.ndarray) -> np.ndarray:
+        at = to_level(x)
+        lower = np.minimum(at.astype(int), LEVELS - 2)
+        below, above = curves[lower, voxels], curves[lower + 1, voxels]
+        return below + (at - lower) * (above - below)
 
-    everywhere, step = slice(None), 2 / (LEVELS - 1)
+    everywhere, step = np.arange(len(y)), 2 / (LEVELS - 1)
     above, below = np.minimum(y + step, 1), np.maximum(y - step, -1)
     slope = (curve(everywhere, above) - curve(everywhere, below)) / (above - below)
     return Comparison(y, s, s - curve(everywhere, y), slope, kept, curve)

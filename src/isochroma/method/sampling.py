@@ -17,7 +17,6 @@ from isochroma.images.masked import centroid
 from isochroma.method import flow
 from isochroma.method.condition import condition_channels, coordinates
 from isochroma.method.network import VelocityNetwork
-from isochroma.method.runtime import RUNTIMES, OpenVinoNetwork
 from isochroma.settings import choose, settings
 
 TILE_OVERLAP = 32  # voxels
@@ -35,8 +34,6 @@ class ComputeSettings:
         "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" or any torch device.
     precision : str
         Name in `PRECISIONS`, for the network's convolutions; the flow is integrated in float32.
-    runtime : str
-        Name in `runtime.RUNTIMES`: what runs the network.
     max_memory_gb : float
         Bound on the memory of the process, or on a GPU's; heads whose activations do not fit are
         computed in blended tiles.
@@ -44,18 +41,12 @@ class ComputeSettings:
 
     device: str = "auto"
     precision: str = "float32"
-    runtime: str = "torch"
     max_memory_gb: Annotated[float, Field(ge=0.1, le=10_000)] = 8.0
 
     @field_validator("precision")
     @classmethod
     def _known_precision(cls, value: str) -> str:
         return choose(value, PRECISIONS)
-
-    @field_validator("runtime")
-    @classmethod
-    def _known_runtime(cls, value: str) -> str:
-        return choose(value, RUNTIMES)
 
 
 def choose_device(name: str) -> torch.device:
@@ -91,7 +82,7 @@ class FlowSampler:
 
     Parameters
     ----------
-    network : VelocityNetwork or OpenVinoNetwork
+    network : VelocityNetwork
         On the device.
     spacing_mm : float
         Edge of the model grid's voxels.
@@ -105,7 +96,7 @@ class FlowSampler:
 
     def __init__(
         self,
-        network: VelocityNetwork | OpenVinoNetwork,
+        network: VelocityNetwork,
         spacing_mm: float = 1.0,
         device: torch.device | str = "cpu",
         precision: str = "float32",
@@ -184,8 +175,11 @@ class FlowSampler:
     ) -> np.ndarray:
         divisor = self.network.settings.divisor
         padded = pad_to_multiple(mask, divisor)
-        where = coordinates(centroid(mask), np.zeros(3), padded.shape, spacing_mm=self.spacing_mm)
-        channels = condition_channels(pad_to_multiple(edges, divisor), padded, where)
+        channels = condition_channels(
+            pad_to_multiple(edges, divisor),
+            padded,
+            coordinates(centroid(mask), np.zeros(3), padded.shape, spacing_mm=self.spacing_mm),
+        )
         condition = torch.from_numpy(channels)[None].to(self.device)
         inside = torch.from_numpy(padded)[None, None].to(self.device)
 
@@ -206,14 +200,12 @@ class FlowSampler:
             return tiled(self.network, x, t, condition, self.tile)
 
 
-def tiled(
-    network: VelocityNetwork | OpenVinoNetwork, x: Tensor, t: Tensor, condition: Tensor, size: int
-) -> Tensor:
+def tiled(network: VelocityNetwork, x: Tensor, t: Tensor, condition: Tensor, size: int) -> Tensor:
     """Compute the velocity in overlapping tiles, blended with a smooth window.
 
     Parameters
     ----------
-    network : VelocityNetwork or OpenVinoNetwork
+    network : VelocityNetwork
         The velocity network.
     x : (1, 1, I, J, K) Tensor
         State; edges are multiples of the network's divisor.
@@ -239,12 +231,12 @@ def tiled(
     return total / weight
 
 
-def tile_edge(network: VelocityNetwork | OpenVinoNetwork, max_memory_gb: float) -> int:
+def tile_edge(network: VelocityNetwork, max_memory_gb: float) -> int:
     """Find the edge of the largest cube whose activations fit into a memory bound.
 
     Parameters
     ----------
-    network : VelocityNetwork or OpenVinoNetwork
+    network : VelocityNetwork
         With its settings.
     max_memory_gb : float
         The bound, GB.
@@ -259,20 +251,20 @@ def tile_edge(network: VelocityNetwork | OpenVinoNetwork, max_memory_gb: float) 
     return max(edge // settings.divisor, 3) * settings.divisor
 
 
-def activation_bytes(network: VelocityNetwork | OpenVinoNetwork) -> float:
+def activation_bytes(network: VelocityNetwork) -> float:
     """Estimate the bytes of a network's activations, for each voxel of a tile.
 
     Parameters
     ----------
-    network : VelocityNetwork or OpenVinoNetwork
+    network : VelocityNetwork
         With its settings.
 
     Returns
     -------
     bytes : float
-        At its peak, the last block of the first level holds about twelve maps of its width.
+        At its peak, the last block of the first level holds about nine maps of its width.
     """
-    return 4 * 12 * network.settings.width / network.settings.space_to_depth**3
+    return 4 * 9 * network.settings.width / network.settings.space_to_depth**3
 
 
 def tile_boxes(
