@@ -55,6 +55,14 @@ class TestWorkers:
             plan_workers(1, 1, 1.0)
         assert caught.value.argument == "memory_gb"
 
+    def test_workers_that_cannot_start(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with (
+            pytest.raises(InputError, match=r"the workers do not start \(.*Not a directory"),
+            local_workers(Workers(1, 1, 2.0), tmp_path / "file"),
+        ):
+            pass
+
     def test_a_running_cluster(self) -> None:
         scan = scan_named("sub-01_T1w")
         with (

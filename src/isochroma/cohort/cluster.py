@@ -111,21 +111,31 @@ def local_workers(workers: Workers, scratch: Path | None = None) -> Iterator[Cli
     Yields
     ------
     client : Client
+
+    Raises
+    ------
+    InputError
+        If they do not start.
     """
-    with (
-        configured(workers.threads),
-        LocalCluster(
-            n_workers=workers.count,
-            threads_per_worker=1,
-            memory_limit=int(workers.memory_gb * 1e9),
-            host="127.0.0.1",
-            security=True,
-            dashboard_address=NO_DASHBOARD,
-            local_directory=str(scratch) if scratch else None,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
+    with configured(workers.threads):
+        try:
+            cluster = LocalCluster(
+                n_workers=workers.count,
+                threads_per_worker=1,
+                memory_limit=int(workers.memory_gb * 1e9),
+                host="127.0.0.1",
+                security=True,
+                dashboard_address=NO_DASHBOARD,
+                local_directory=str(scratch) if scratch else None,
+            )
+        except (RuntimeError, OSError) as error:
+            msg = (
+                f"the workers do not start ({one_line(_first_cause(error), 100)}). Can /dev/shm "
+                "and the folder of temporary files be written, and 127.0.0.1 be reached?"
+            )
+            raise InputError(msg) from error
+        with cluster, Client(cluster, set_as_default=False) as client:
+            yield client
 
 
 @contextmanager
@@ -223,6 +233,11 @@ def configured(threads: int) -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    before = error.__cause__ or error.__context__
+    return _first_cause(before) if before else error
 
 
 def _environment(threads: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -303,4 +304,6 @@ def _given(
 def _deepbet_network():  # type: ignore[no-untyped-def]
     from deepbet import BrainExtraction
 
-    return BrainExtraction(no_gpu=True)
+    with warnings.catch_warnings():  # torch 2.14 deprecates the format of deepbet's weights
+        warnings.filterwarnings("ignore", "`torch.jit.load`", FutureWarning)
+        return BrainExtraction(no_gpu=True)
