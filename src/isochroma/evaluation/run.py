@@ -169,13 +169,12 @@ def write_rows(out: Path, results: Results) -> pd.DataFrame:
 
 def summary_of(plan: Plan, tools: Tools, measured: Measured, results: Results) -> Summary:
     """Summarise all rows and failures, and say how they came about."""
-    everything = (*plan.work.train, *plan.work.scans)
     ours = next((name for name in measured if name.startswith("isochroma")), [*measured][-1])
     return Summary(
         study=str(plan.study),
-        scans=len(everything),
-        persons=len({scan.person for scan in everything}),
-        sites=len({scan.site for scan in everything}),
+        scans=len(plan.work.scans),
+        persons=len({scan.person for scan in plan.work.scans}),
+        sites=len({scan.site for scan in plan.work.scans}),
         target=plan.site,
         fitted=len(plan.work.train),
         command=shlex.join(["isochroma", *sys.argv[1:]]),

@@ -29,7 +29,7 @@ class Summary:
     study : str
         The study file or folder.
     scans, persons, sites : int
-        How many.
+        How many, without the target's training scans.
     target : str
         The target site.
     fitted : int

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from fixtures_evaluation import KEYS, rows
-from isochroma.evaluation.report.tables import losses, markdown, tables, verdict
+from isochroma.evaluation.report.tables import losses, markdown, tables, verdict, verdicts
 from isochroma.evaluation.summary import summarise
 
 
@@ -45,6 +45,24 @@ class TestTables:
         assert found[0].startswith("Age, absolute error, g: 7.0")
         assert "n = 8" in found[0]
 
+    def test_losses_that_the_digits_do_not_show_are_left_out(self) -> None:
+        small = [
+            r
+            | {
+                k: v / 1000
+                for k, v in r.items()
+                if k.startswith("difference") and k[-5:] != "scans"
+            }
+            for r in self.table()
+        ]
+        assert losses(small, "ours") == []
+
+    def test_verdicts_count_part_by_part(self) -> None:
+        truth, age = verdicts(self.table(), "ours")
+        assert (truth["part"][:11], truth["undecided"]) == ("Truth known", 1)
+        assert (age["better"], age["worse"], age["undecided"], age["gain"]) == (0, 1, 0, "")
+        assert age["loss"].startswith("Age, absolute error, g: 7.0 years, difference +2.0")
+
     def test_tables_show_every_method_and_what_is_missing(self) -> None:
         shown = tables(self.table())
         assert [table["title"] for table in shown] == [
@@ -52,6 +70,7 @@ class TestTables:
             "SSIM against the truth",
         ]
         assert shown[0]["methods"] == ["histogram matching", "ours"]
+        assert tables(self.table(), ["ours"])[0]["methods"] == ["ours", "histogram matching"]
         assert shown[0]["rows"][0]["cells"][1]["kind"] == "worse"
         assert shown[1]["rows"][0]["cells"][1]["kind"] == ""
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from isochroma.evaluation.methods import Method
@@ -207,6 +209,11 @@ def montage(volumes: dict[str, np.ndarray], truth: np.ndarray | None = None) -> 
                 axes[3 + axis][column].imshow(gap, cmap="RdBu_r", vmin=-1, vmax=1)
     for axis in axes.ravel():
         axis.axis("off")
+    if truth is not None:
+        shades = ScalarMappable(Normalize(-1, 1), "RdBu_r")
+        bar = figure.colorbar(shades, ax=axes[3:], shrink=0.8, aspect=40, pad=0.01)
+        bar.set_label("output - truth, model units", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
     return figure
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from isochroma.evaluation.measures import find
+from isochroma.evaluation.measures import PARTS, find
 from isochroma.evaluation.measures.registry import Measure
 
 Record = dict[str, Any]
@@ -16,28 +16,35 @@ def measure_of(record: Record) -> Measure:
     return find(record["part"], record["measure"])
 
 
-def tables(records: Sequence[Record]) -> list[Record]:
+def tables(records: Sequence[Record], first: Sequence[str] = ()) -> list[Record]:
     """Make one table for each measure.
 
     Parameters
     ----------
     records : sequence of dict
         Of one part, from `summary.summarise`.
+    first : sequence of str
+        Methods to begin with; the others follow in the records' order.
 
     Returns
     -------
     tables : list of dict
-        Title, unit, better, methods, and rows of a group and cells each, in the records' order.
+        Title, unit, better, methods, and rows of a group, its scans and cells each.
     """
     found = []
     for name in dict.fromkeys(record["measure"] for record in records):
         chosen = [record for record in records if record["measure"] == name]
         measure = measure_of(chosen[0])
-        methods = list(dict.fromkeys(record["method"] for record in chosen))
+        there = list(dict.fromkeys(record["method"] for record in chosen))
+        methods = sorted(there, key=[*first, *there].index)
         cells = {(record["group"], record["method"]): cell(record) for record in chosen}
-        empty = {"mean": None, "kind": ""}
+        empty = {"mean": None, "kind": "", "difference": ""}
         rows = [
-            {"group": group, "cells": [cells.get((group, method), empty) for method in methods]}
+            {
+                "group": group,
+                "scans": max(r["scans"] for r in chosen if r["group"] == group),
+                "cells": [cells.get((group, method), empty) for method in methods],
+            }
             for group in dict.fromkeys(record["group"] for record in chosen)
         ]
         found.append(
@@ -81,13 +88,78 @@ def verdict(record: Record) -> str:
 
 
 def losses(records: Sequence[Record], ours: str) -> list[str]:
-    """List in words where a method is worse than the reference beyond its interval."""
+    """List in words where a method is worse than the reference, by what the digits shown show."""
     return [
-        f"{measure_of(record).title}, {record['group']}: {cell(record)['mean']}, "
-        f"difference {cell(record)['difference']} (n = {record['difference_scans']})"
+        in_words(record)
         for record in records
-        if record["method"] == ours and verdict(record) == "worse"
+        if record["method"] == ours and verdict(record) == "worse" and is_visible(record)
     ]
+
+
+def in_words(record: Record) -> str:
+    """Name a measure and group, with the value and the paired difference to the reference."""
+    shown = cell(record)
+    measure = measure_of(record)
+    value = f"{shown['mean']} {measure.unit}".strip()
+    return (
+        f"{measure.title}, {record['group']}: {value}, difference {shown['difference']} "
+        f"(n = {record['difference_scans']})"
+    )
+
+
+def is_visible(record: Record) -> bool:
+    """Tell whether the difference to the reference is more than 0 in the digits shown."""
+    return bool(round(record["difference"], measure_of(record).digits))
+
+
+def verdicts(records: Sequence[Record], ours: str) -> list[Record]:
+    """Count where a method is better and worse than the reference, part by part.
+
+    Parameters
+    ----------
+    records : sequence of dict
+        From `summary.summarise`.
+    ours : str
+        The method.
+
+    Returns
+    -------
+    lines : list of dict
+        Part, better, worse, undecided; gain and loss: the rows, in words, whose difference is
+        largest for its interval, or empty.
+    """
+    lines = []
+    for part in PARTS:
+        own = [
+            record
+            for record in records
+            if record["part"] == part
+            and record["method"] == ours
+            and measure_of(record).better
+            and record.get("difference_low") is not None
+        ]
+        found = {kind: [r for r in own if verdict(r) == kind] for kind in ("better", "worse", "")}
+        clearest = {
+            kind: in_words(max(rows, key=clearness)) if rows else "" for kind, rows in found.items()
+        }
+        if own:
+            lines.append(
+                {
+                    "part": PARTS[part].title,
+                    "better": len(found["better"]),
+                    "worse": len(found["worse"]),
+                    "undecided": len(found[""]),
+                    "gain": clearest["better"],
+                    "loss": clearest["worse"],
+                }
+            )
+    return lines
+
+
+def clearness(record: Record) -> float:
+    """Return the magnitude of a difference over the width of its interval."""
+    width = record["difference_high"] - record["difference_low"]
+    return abs(record["difference"]) / max(width, 1e-12)
 
 
 def markdown(records: Sequence[Record], methods: Sequence[str]) -> str:
