@@ -219,6 +219,15 @@ class TestMasking:
         same = np.asarray(zeroed(scan, given_mask).dataobj)
         np.testing.assert_array_equal(values[mask], same[mask])
 
+    def test_outside_matched(self) -> None:
+        """The tiny network's output has no contrast in common with the head: told."""
+        data, mask = head()
+        whole = nib.Nifti1Image(np.where(mask, data, 777).astype(np.float32), RAS)
+        given_mask = nib.Nifti1Image(mask.astype(np.uint8), RAS)
+        made = tiny_harmonizer(outside="matched").run(whole, given_mask)
+        assert "outside-contrast" in [each.code for each in made.warnings]
+        assert np.asarray(made.image.dataobj)[~mask].max() > 0
+
     def test_what_surrounds_the_mask_has_no_influence(self, harmonizer: Harmonizer) -> None:
         data, mask = head()
         given_mask = nib.Nifti1Image(mask.astype(np.uint8), RAS)

@@ -13,6 +13,7 @@ from isochroma.images.brain import largest_component
 from isochroma.images.grid import Grid
 from isochroma.images.io import spatial_unit
 from isochroma.images.masked import extent, smooth
+from isochroma.images.outside import ALIKE, rank_correlation, samples
 from isochroma.images.preprocess import Prepared
 from isochroma.method.refinement import noise_variance
 from isochroma.models.config import TargetDomain
@@ -257,6 +258,39 @@ def check_doubt(doubt: Doubt | None) -> list[ScanWarning]:
         "there. A vessel, a lesion, a tumour, or not brain? Compare both, or write the uncertainty."
     )
     return [ScanWarning("doubtful-region", text, volume)]
+
+
+def check_outside(
+    outside: str, scan: nib.spatialimages.SpatialImage, result: np.ndarray, brain: np.ndarray
+) -> list[ScanWarning]:
+    """Ask whether the surroundings of a brain could be matched to it.
+
+    Parameters
+    ----------
+    outside : str
+        Name in `outside.FILLINGS`; nothing is checked but for "matched".
+    scan : SpatialImage
+        The source.
+    result : (I, J, K) ndarray
+        What became of it, on the same grid.
+    brain : (I, J, K) ndarray of bool
+        The brain.
+
+    Returns
+    -------
+    warnings : list of ScanWarning
+        One, "outside-contrast", if the source's contrast in the brain is another than the result's.
+    """
+    if outside != "matched":
+        return []
+    likeness = rank_correlation(samples(np.asanyarray(scan.dataobj), brain), samples(result, brain))
+    if likeness >= ALIKE:
+        return []
+    text = (
+        f"source and output have different contrasts (rank correlation {likeness:.2f}): outside "
+        "the brain the source was scaled as a whole and keeps its own."
+    )
+    return [ScanWarning("outside-contrast", text, likeness)]
 
 
 def check_refinement(

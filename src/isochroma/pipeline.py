@@ -25,6 +25,7 @@ from isochroma.checks import (
     check_doubt,
     check_explained,
     check_file,
+    check_outside,
     check_refinement,
     check_scan,
 )
@@ -33,6 +34,7 @@ from isochroma.images.brain import find_brain, is_stripped
 from isochroma.images.grid import Grid, bounding_box, resample, shrink
 from isochroma.images.io import as_scan, like, load, load_mask
 from isochroma.images.masked import extend_outside
+from isochroma.images.outside import FILLINGS
 from isochroma.images.preprocess import (
     MARGIN_VOXELS,
     Prepared,
@@ -66,8 +68,6 @@ from isochroma.stages import record, stage
 
 Image: TypeAlias = nib.spatialimages.SpatialImage
 Scan: TypeAlias = Image | str | Path
-
-OUTSIDE = ("zero", "source")
 
 
 def _local(first: np.ndarray, source: Prepared, config: ModelConfig) -> Refined:
@@ -246,7 +246,7 @@ class Harmonizer:
     n4 : bool
         False skips the bias-field correction, for scans that had one.
     outside : str
-        Voxels outside the brain: "zero", or "source" for the scan's own.
+        Name in `outside.FILLINGS`: what voxels outside the brain hold.
 
     Examples
     --------
@@ -270,7 +270,7 @@ class Harmonizer:
         self.sampling = sampling or SamplingSettings()
         self.compute = dataclasses.replace(compute, device=str(device))
         self.preprocess = dataclasses.replace(config.preprocess, n4=config.preprocess.n4 and n4)
-        self.outside = choose(outside, OUTSIDE)
+        self.outside = choose(outside, FILLINGS)
         self.sampler = FlowSampler(
             network,
             config.preprocess.spacing_mm,
@@ -376,6 +376,7 @@ class Harmonizer:
                 lambda: self._explained_turned(source, rendering.edges),
             ),
             *check_doubt(doubt),
+            *check_outside(self.outside, scan, values, brain.mask),
         ]
         return Result(
             like(values, scan, dtype),
@@ -482,12 +483,10 @@ class Harmonizer:
         target = self.config.target
         values = from_model_units(np.clip(output, -1.0, 1.1), target.lower, target.upper)
         restored = np.zeros(scan.shape, dtype=np.float32)
-        if self.outside == "source":
-            restored[...] = scan.dataobj
         box = bounding_box(brain)
-        values = self.to_scan_grid(values, source, Grid.of(scan).crop(box))
-        np.copyto(restored[box], values, where=brain[box])
-        return restored
+        restored[box] = self.to_scan_grid(values, source, Grid.of(scan).crop(box))
+        fill = FILLINGS[self.outside]
+        return fill(restored, np.asanyarray(scan.dataobj), brain, Grid.of(scan).voxel_mm)
 
     def _doubt(self, source: Prepared, rendering: Rendering) -> Doubt | None:
         if rendering.variance is None or not self.revises:

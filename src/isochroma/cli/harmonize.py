@@ -61,7 +61,7 @@ def harmonize(
     threads: Threads = None,
     outside: Annotated[
         str,
-        registered("isochroma.pipeline:OUTSIDE", "Voxels outside the brain.", OUTPUT),
+        registered("isochroma.images.outside:FILLINGS", "Voxels outside the brain.", OUTPUT),
     ] = "zero",
     dtype: Annotated[
         str,
