@@ -6,13 +6,16 @@ CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
 DOCS := $(VENV)/.docs
 
-.PHONY: demo test check docs clean
+.PHONY: demo test fuzz check docs clean
 
 demo: $(CORE)
 	$(VENV)/bin/isochroma harmonize examples/ch2.nii.gz --output demo --preview --overwrite
 
 test: $(DEV)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile --durations 10
+
+fuzz: $(DEV)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(PYTHON) -m fuzz
 
 check: $(DEV)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from isochroma.errors import InputError, about
+from isochroma.errors import InputError, about, printable
 
 
 class TestAbout:
@@ -21,6 +21,14 @@ class TestAbout:
         with pytest.raises(KeyError) as caught, about(Path("a.nii")):
             raise KeyError("x")  # noqa: EM101
         assert caught.value.args == ("x",)
+
+
+def test_control_characters_are_escaped() -> None:
+    assert str(InputError("a\x1b[31m\n\u202eb\udcff é")) == r"a\x1b[31m\n\u202eb\udcff é"
+
+
+def test_some_control_characters_may_stay() -> None:
+    assert printable("a\tb\x1b\n", keep="\t\n") == "a\tb\\x1b\n"
 
 
 def test_no_argument_by_default() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from isochroma import files
 from isochroma.errors import InputError
-from isochroma.files import alone
+from isochroma.files import alone, replacing
 
 
 class TestWriteAtomically:
@@ -104,7 +106,30 @@ class TestAlone:
     def test_leavings_are_removed(self, tmp_path: Path) -> None:
         command = [sys.executable, "-c", "import os; print(os.getpid())"]
         pid = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        left = tmp_path / "checkpoints" / f".isochroma-{platform.node()}-{pid}-abc"
+        left = tmp_path / "cache" / "case" / "0a" / f".isochroma-{platform.node()}-{pid}-abc"
         left.mkdir(parents=True)
         with alone(tmp_path):
             assert not left.exists()
+
+
+class TestReplacing:
+    def test_the_old_folder_is_replaced(self, tmp_path: Path) -> None:
+        for text in ("old", "new"):
+            with replacing(tmp_path / "a") as work:
+                (work / f"{text}.txt").write_text(text)
+        assert [path.name for path in tmp_path.rglob("*")] == ["a", "new.txt"]
+
+    def test_what_a_killed_run_left_is_removed(self, tmp_path: Path) -> None:
+        code = (
+            "import os, pathlib, sys; from isochroma.files import replacing\n"
+            "with replacing(pathlib.Path(sys.argv[1]) / 'a') as work:\n"
+            f"    (work / 'half').touch(); os.kill(os.getpid(), {int(signal.SIGKILL)})"
+        )
+        path = os.pathsep.join(sys.path)
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": path})
+        assert killed.returncode == -signal.SIGKILL
+        assert len(list(tmp_path.iterdir())) == 1
+        with replacing(tmp_path / "a") as work:
+            (work / "whole").touch()
+        assert [path.name for path in tmp_path.rglob("*")] == ["a", "whole"]

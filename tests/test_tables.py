@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ class TestEncodings:
 
     def test_blank_lines_and_blanks_around_cells(self, tmp_path: Path) -> None:
         data = b"a\tb\n\n 1 \t 2\n\t\n3\n"
-        assert read_table(table(tmp_path, data)) == [{"a": "1", "b": "2"}, {"a": "3"}]
+        assert read_table(table(tmp_path, data)) == [{"a": "1", "b": "2"}, {"a": "3", "b": ""}]
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,12 @@ def test_refused_in_one_line(tmp_path: Path, data: bytes, said: str) -> None:
         read_table(table(tmp_path, data), required=("a",))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "participants.tsv")
+    with pytest.raises(InputError, match="not a file"):
+        read_table(tmp_path / "participants.tsv")
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:

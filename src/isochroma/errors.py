@@ -16,13 +16,13 @@ class InputError(ValueError):
     ----------
     message : str
         What is wrong and how to mend it, in one line. The library knows no command line, so the
-        message names no options.
+        message names no options. Control characters in it are escaped.
     argument : str, optional
         Name of the Python argument at fault, such as "mask". The command adds the option.
     """
 
     def __init__(self, message: str, argument: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.argument = argument
 
 
@@ -38,13 +38,30 @@ def about(path: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        msg = f"{printable(path)}: {error}"
+        msg = f"{path}: {error}"
         raise InputError(msg, error.argument) from error
 
 
-def printable(path: Path | str) -> str:
-    """Return a path without control characters, which could command the terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
+def printable(text: Path | str, keep: str = "") -> str:
+    r"""Escape control characters, which could command the terminal.
+
+    Parameters
+    ----------
+    text : Path or str
+        A path, or anything else that a stranger may have named.
+    keep : str
+        Characters to leave as they are.
+
+    Returns
+    -------
+    shown : str
+
+    Examples
+    --------
+    >>> printable("a\x1b[31m")
+    'a\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in str(text))
 
 
 def one_line(error: BaseException, longest: int | None = None) -> str:

@@ -36,10 +36,8 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
         moves = []
         for path, write in writers.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            folder = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix=_prefix(os.getpid()), dir=path.parent)
-            )
-            moves.append((Path(folder) / path.name, path))
+            folder = stack.enter_context(_temporary_folder(path.parent))
+            moves.append((folder / path.name, path))
             write(moves[-1][0])
         for temporary, path in moves:
             temporary.replace(path)
@@ -65,6 +63,34 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
 
 
 @contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill, which then replaces `folder`; on an error nothing changes.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder to make; its parent loses what killed writers left there.
+
+    Yields
+    ------
+    work : Path
+        The folder to fill.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leavings(folder.parent)
+    with _temporary_folder(folder.parent) as temporary:
+        work = temporary / folder.name
+        work.mkdir()
+        yield work
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            work.rename(folder)
+        except OSError:  # another process of the same run may have been first
+            if not folder.is_dir():
+                raise
+
+
+@contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keep other runs out of a folder while the body runs.
 
@@ -72,7 +98,7 @@ def alone(folder: Path) -> Iterator[None]:
     ----------
     folder : Path
         Made if it does not exist; it gets a lock file, which may stay, and loses what killed
-        writers left in it and in its subfolders.
+        writers left anywhere in it.
 
     Raises
     ------
@@ -86,15 +112,14 @@ def alone(folder: Path) -> Iterator[None]:
     except filelock.Timeout as error:
         msg = f"{folder}: another run is working here. Wait for it, or give another folder."
         raise InputError(msg, "output") from error
-    for each in (folder, *(path for path in folder.iterdir() if path.is_dir())):
-        remove_leavings(each)
+    remove_leavings(folder, "**/")
     try:
         yield
     finally:
         lock.release()
 
 
-def remove_leavings(folder: Path) -> list[Path]:
+def remove_leavings(folder: Path, below: str = "") -> list[Path]:
     """Remove the temporary folders of writers that were killed.
 
     Those of living processes of this machine stay, and so do those of other machines that are
@@ -103,7 +128,9 @@ def remove_leavings(folder: Path) -> list[Path]:
     Parameters
     ----------
     folder : Path
-        Where `write_together` writes; it need not exist.
+        Where files were written; it need not exist.
+    below : str
+        Pattern of the subfolders to look in, with a slash at its end; only `folder` if empty.
 
     Returns
     -------
@@ -111,7 +138,7 @@ def remove_leavings(folder: Path) -> list[Path]:
         The folders that were removed.
     """
     removed = []
-    for found in folder.glob(f"{LEAVING}*"):
+    for found in list(folder.glob(f"{below}{LEAVING}*")):
         host, _, rest = found.name.removeprefix(LEAVING).rpartition("-")[0].rpartition("-")
         with contextlib.suppress(OSError):
             old = time.time() - found.stat().st_mtime > 24 * 3600
@@ -122,8 +149,11 @@ def remove_leavings(folder: Path) -> list[Path]:
     return removed
 
 
-def _prefix(pid: int) -> str:
-    return f"{LEAVING}{platform.node()}-{pid}-"
+@contextlib.contextmanager
+def _temporary_folder(parent: Path) -> Iterator[Path]:
+    prefix = f"{LEAVING}{platform.node()}-{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder:
+        yield Path(folder)
 
 
 def sha256(path: Path | str) -> str:

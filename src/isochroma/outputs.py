@@ -12,7 +12,7 @@ from typing import Any
 
 import nibabel as nib
 
-from isochroma.errors import InputError, printable
+from isochroma.errors import InputError
 from isochroma.files import sha256, write_together
 from isochroma.images.io import has_volume_suffix, split_suffix
 from isochroma.images.slices import save_slices
@@ -160,13 +160,13 @@ def is_finished(
     try:
         known = json.loads(files.sidecar.read_text())
         same = all(known[key] == value for key, value in json.loads(json.dumps(expected)).items())
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         same = False
     if not same and replace:
         return False
     if not same:
         msg = (
-            f"{printable(files.sidecar)} is there, of another input or other settings. "
+            f"{files.sidecar} is there, of another input or other settings. "
             "Allow it to be replaced, or give another folder."
         )
         raise InputError(msg, "overwrite")

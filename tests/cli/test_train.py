@@ -52,7 +52,14 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("option", "value"),
-        [("--devices", "two"), ("--devices", 0), ("--learning-rate", 0), ("--edge-fraction", 0.9)],
+        [
+            ("--devices", "two"),
+            ("--devices", 0),
+            ("--learning-rate", 0),
+            ("--edge-fraction", 0.9),
+            ("--accelerator", "abacus"),
+            ("--seed", 2**63),
+        ],
     )
     def test_values_out_of_range(
         self, command: Command, tmp_path: Path, option: str, value: object

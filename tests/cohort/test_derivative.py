@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,23 @@ class TestDescription:
         assert content["DatasetLinks"] == {"raw": "../.."}
         assert content["SourceDatasets"] == [{"URL": "doi:10.1/x"}]
 
+    def test_odd_entries_of_the_data_set(self, tmp_path: Path) -> None:
+        source, out = make_bids(tmp_path / "bids", []), tmp_path / "out"
+        path = source / "dataset_description.json"
+        path.write_text(json.dumps({"Name": "\udcff", "DatasetDOI": ["doi:10.1/x"]}))
+        describe_dataset(source, out, "T1w")
+        content = json.loads((out / "dataset_description.json").read_text())
+        assert content["Name"].endswith(r"\udcff")
+        assert content["SourceDatasets"] == [{"URL": source.as_uri()}]
+
+    def test_what_killed_runs_left_is_removed(self, tmp_path: Path) -> None:
+        for name in ("", "logs/failed"):
+            (tmp_path / "out" / name / f".isochroma-{platform.node()}-4194305-abc").mkdir(
+                parents=True
+            )
+        describe_dataset(make_bids(tmp_path / "bids", []), tmp_path / "out", "T1w")
+        assert not list((tmp_path / "out").rglob(".isochroma-*"))
+
     def test_again(self, tmp_path: Path) -> None:
         source = make_bids(tmp_path / "bids", [])
         describe_dataset(source, tmp_path / "out", "T1w")
@@ -84,6 +102,8 @@ class TestDescription:
         [
             ({"Name": "x", "DatasetType": "raw"}, "another data set"),
             ({"DatasetType": "derivative", "GeneratedBy": [{"Name": "fMRIPrep"}]}, "program"),
+            ({"DatasetType": "derivative", "GeneratedBy": "isochroma"}, "program"),
+            ({"DatasetType": "derivative", "GeneratedBy": [["isochroma"]]}, "program"),
         ],
     )
     def test_other_data_is_not_touched(self, tmp_path: Path, content: dict, reason: str) -> None:

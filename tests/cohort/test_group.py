@@ -56,12 +56,29 @@ def test_done_and_failed(tmp_path: Path) -> None:
     name = "sub-02_ses-b_run-1_desc-harmonizedFLAIR_T1w.nii.gz"
     assert second["output"] == f"sub-02/anat/{name}"
     assert third["participant_id"] == "sub-03"
-    assert third["failure"] == "no brain"
+    assert third["failure"] == r"no\tbrain"
     assert third["brain_ml"] == third["output"] == "n/a"
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Run the participant level first"):
+        group_rows(tmp_path)
+
+
+def test_no_cell_breaks_the_table(tmp_path: Path) -> None:
+    finish(tmp_path, "sub-01_T1w")
+    path = next(tmp_path.rglob("*.json"))
+    sidecar = json.loads(path.read_text())
+    path.write_text(json.dumps({**sidecar, "BrainVolumeMl": "1\t2\n3"}))
+    (row,) = group_rows(tmp_path)
+    assert row["brain_ml"] == r"1\t2\n3"
+
+
+@pytest.mark.parametrize("content", [b"", b"sub-02/anat/sub-02_T1w.nii.gz", b"\xff"])
+def test_half_a_note_on_a_failure(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "logs" / "failed").mkdir(parents=True)
+    (tmp_path / "logs" / "failed" / "sub-02_T1w.txt").write_bytes(content)
+    with pytest.raises(InputError, match="not a note on a scan"):
         group_rows(tmp_path)
 
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import joblib
 import numpy as np
 import pytest
 
-from isochroma.evaluation.store import Store
+from isochroma.evaluation.store import Store, compare_checksum
 
 
 def never() -> None:
@@ -50,6 +51,24 @@ class TestStore:
         with pytest.raises(AssertionError, match="made again"):
             store.get(("k",), never)
         assert store.get(("k",), lambda: 1) == 1
+
+    @pytest.mark.parametrize("place", [3, 40, -30, -1])
+    def test_one_flipped_byte_is_found(self, tmp_path: Path, place: int) -> None:
+        """Before the pickle in it is believed: it might ask for gigabytes."""
+        store, key = Store(tmp_path), ("k", 1)
+        store.get(key, lambda: np.arange(1000))
+        data = bytearray(store.path(key).read_bytes())
+        data[place] ^= 255
+        store.path(key).write_bytes(data)
+        with pytest.raises(zlib.error):
+            compare_checksum(store.path(key))
+        np.testing.assert_array_equal(store.get(key, lambda: np.arange(3)), np.arange(3))
+
+    def test_an_entry_with_more_behind_it_is_made_again(self, tmp_path: Path) -> None:
+        store, key = Store(tmp_path), ("k", 1)
+        store.get(key, lambda: 1)
+        store.path(key).write_bytes(store.path(key).read_bytes() + b"more")
+        assert store.get(key, lambda: 2) == 2
 
     @pytest.mark.parametrize("damage", [b"", b"no pickle", None])
     def test_a_damaged_entry_is_made_again(self, tmp_path: Path, damage: bytes | None) -> None:

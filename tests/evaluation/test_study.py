@@ -164,10 +164,16 @@ class TestOpenCase:
         ("a: [\n", "not valid YAML"),
         ("- {path: a, site: &s x}\n- {path: b, site: *s}\n", "has aliases"),
         ("[" * 20_000, "nested too deeply"),
-        ("!!python/object/apply:os.system ['true']\n", "not valid YAML"),
-        ("- {path: a.nii.gz, site: x, age: 2020-01-01}\n", "age is 2020-01-01"),
-        ("- {path: a.nii.gz, site: x, age: [1]}\n", r"age is \[1\]"),
-        ("- {1: a}\n", "not a list of scans"),
+        ("!!python/object/apply:os.system ['true']\n", "not a list of scans"),
+        ("- {path: a.nii.gz, site: x, age: 2020-01-01}\n", "age '2020-01-01' is not a number"),
+        ("- {path: a.nii.gz, site: x, age: -3}\n", "an age of -3 years is not possible"),
+        ("- {path: a.nii.gz, site: x, age: .inf}\n", "not a number"),
+        ("- {path: a.nii.gz, site: x, age: 1e999}\n", "an age of inf years"),
+        ("- path: a.nii.gz\n  site: x\n  site: y\n", "line 3: site stands twice"),
+        ("- {path: a.nii.gz, site: x, age: [1]}\n", r"age is \['1'\]"),
+        ("- {1: a}\n", "unknown column '1'"),
+        ("- {[1]: a}\n", "unknown column"),
+        ("- 1\n", "not a list of scans"),
     ],
 )
 def test_yaml_that_is_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -176,3 +182,10 @@ def test_yaml_that_is_refused(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
         read_study(tmp_path / "study.yaml")
     assert "\n" not in str(caught.value)
+
+
+def test_yaml_values_are_what_is_written(folder: Path) -> None:
+    """No, 012 and 1e3 are names here, not a truth value and numbers."""
+    text = "- {path: a.nii.gz, site: NO, split: train, person: 012, scan: 1e3, mask: null}\n"
+    (scan,) = read_study(write(folder, text, "study.yaml"))
+    assert (scan.site, scan.person, scan.scan, scan.mask) == ("NO", "012", "1e3", None)

@@ -297,11 +297,21 @@ class TestContent:
         assert "cannot be read" in self.refused(path, gzip.compress(data)[:-9])
         assert "it ends after 400 of" in self.refused(path.with_suffix(""), data[:400])
 
-    @pytest.mark.parametrize("edge", [1300, 32000])
-    def test_a_header_that_promises_too_much(self, tmp_path: Path, edge: int) -> None:
-        """Refused from the header alone: 16 GB and more are never allocated."""
+    @pytest.mark.parametrize("sizes", [(3, 3, 4, -5), (4, 3, 4, -5, 1), (4, -3, -4, 5, 1)])
+    def test_negative_sizes(self, tmp_path: Path, sizes: tuple[int, ...]) -> None:
+        data = bytearray(stored(tmp_path / "a.nii"))
+        data[40 : 40 + 2 * len(sizes)] = struct.pack(f"<{len(sizes)}h", *sizes)
+        assert "its header has the shape" in self.refused(tmp_path / "a.nii", bytes(data))
+
+    @pytest.mark.parametrize(
+        ("kind", "edge"), [(np.int16, 1300), (np.int16, 32000), (np.float64, 520)]
+    )
+    def test_a_header_that_promises_too_much(
+        self, tmp_path: Path, kind: type[np.number], edge: int
+    ) -> None:
+        """Refused from the header alone: gigabytes are never allocated."""
         header = nib.Nifti1Header()
-        header.set_data_dtype(np.int16)
+        header.set_data_dtype(kind)
         header.set_data_shape((edge,) * 3)
         header["magic"], header["vox_offset"] = b"n+1\0", 352
         data = header.binaryblock + bytes(100)
@@ -330,6 +340,15 @@ class TestContent:
         (tmp_path / "a.nii").write_bytes(data)
         found = load(tmp_path / "a.nii").affine[:3, :3]
         np.testing.assert_allclose(found, np.diag([-1, -1, 1]), atol=1e-2)
+
+    def test_no_log_of_nibabel_is_shown(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        data = bytearray(stored(tmp_path / "a.nii"))
+        data[252:254] = struct.pack("<h", 64)  # a qform_code that is none
+        (tmp_path / "a.nii").write_bytes(data)
+        load(tmp_path / "a.nii")
+        assert caplog.records == []
 
     def test_links(self, tmp_path: Path) -> None:
         (tmp_path / "annex.nii").symlink_to("nowhere.nii")

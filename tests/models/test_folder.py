@@ -19,7 +19,14 @@ from isochroma.method.network import NetworkSettings, VelocityNetwork
 from isochroma.method.patches import PatchSettings
 from isochroma.models.config import Capabilities, ModelConfig, TargetDomain
 from isochroma.models.folder import CONFIG as CONFIG_FILE
-from isochroma.models.folder import WEIGHTS, find_model, load_model, save_model, shipped_models
+from isochroma.models.folder import (
+    MAX_WEIGHT_BYTES,
+    WEIGHTS,
+    find_model,
+    load_model,
+    save_model,
+    shipped_models,
+)
 
 CONFIG = ModelConfig(
     name="tiny",
@@ -181,6 +188,19 @@ class TestRefusals:
         (folder / WEIGHTS).write_bytes(content)
         edit(folder, sha256=hashlib.sha256(content).hexdigest())
         assert "the weights do not fit the network" in refusal(folder)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_weights_that_are_not_finite(self, tmp_path: Path, value: float) -> None:
+        """A stranger's, with the right hash: the output would be NaN."""
+        state = weights()
+        state["stem.weight"].view(-1)[0] = value
+        save_model(tmp_path / "tiny", state, CONFIG)
+        assert "weights that are not finite" in refusal(tmp_path / "tiny")
+
+    def test_weights_too_large_are_not_read(self, folder: Path) -> None:
+        with (folder / WEIGHTS).open("r+b") as stream:
+            stream.truncate(MAX_WEIGHT_BYTES + 1)  # sparse: no disk is filled
+        assert "not the weights" in refusal(folder)
 
     def test_a_config_that_never_ends(self, folder: Path) -> None:
         (folder / CONFIG_FILE).write_text(" " * (2**20 + 1))

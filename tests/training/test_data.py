@@ -130,6 +130,23 @@ class TestCacheScan:
         assert all(after[name] != before[name] for name in before)
         assert len(open_scan(folder).edges) == 1 + recipe.training.edge_variants
 
+    @pytest.mark.parametrize("name", ["image.npy", "edges.npy", "limits.npy", "settings.json"])
+    @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+    def test_damaged_is_made_anew(
+        self, target: Path, tmp_path: Path, recipe: Recipe, name: str, damage: str
+    ) -> None:
+        path = target / "sub-01_T1w.nii.gz"
+        folder = cache_scan(path, tmp_path, recipe)
+        known = (folder / name).read_bytes()
+        data = bytearray(known)
+        data[len(data) // 2] ^= 255
+        if damage == "gone":
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(data if damage == "flipped" else data[:-9])
+        assert cache_scan(path, tmp_path, recipe) == folder
+        assert (folder / name).read_bytes() == known
+
     def test_holds_the_prepared_scan(self, target: Path, tmp_path: Path, recipe: Recipe) -> None:
         path = target / "sub-01_T1w.nii.gz"
         cached = open_scan(cache_scan(path, tmp_path, with_variants(recipe, 2)))

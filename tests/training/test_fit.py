@@ -39,6 +39,7 @@ pytestmark = [
         r".isinstance\(treespec, LeafSpec\).:FutureWarning",  # Lightning's use of torch
         "Checkpoint directory .* exists and is not empty:UserWarning",  # resumed runs
         "The dirpath has changed from:UserWarning",  # checkpoints that a test copied
+        "The `srun` command is available:UserWarning",  # on machines with SLURM
     )
 ]
 
@@ -73,7 +74,7 @@ def trained(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=False)
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
 
 
 def logged(folder: Path, name: str) -> list[tuple[int, float]]:
@@ -291,6 +292,50 @@ class TestResume:
         shutil.copytree(trained / "checkpoints", folder / "checkpoints")
         run(folder)
         assert_same_end(folder, trained)
+
+    @pytest.mark.parametrize("place", [100, 2000, -2000, -100])
+    def test_damaged_checkpoint(self, run: Run, trained: Path, tmp_path: Path, place: int) -> None:
+        """One byte, anywhere: refused, and left where it is."""
+        folder = tmp_path / "model"
+        shutil.copytree(trained / "checkpoints", folder / "checkpoints")
+        last = folder / "checkpoints" / "last.ckpt"
+        data = bytearray(last.read_bytes())
+        data[place] ^= 255
+        last.write_bytes(data)
+        with pytest.raises(InputError, match=r"last\.ckpt: damaged"):
+            run(folder)
+        assert last.read_bytes() == bytes(data)
+
+    @pytest.mark.parametrize("part", ["loops", "state_dict", "optimizer_states", "callbacks"])
+    def test_checkpoint_with_something_else(
+        self, run: Run, trained: Path, tmp_path: Path, part: str
+    ) -> None:
+        state = checkpoint(trained)
+        state[part] = [1]
+        (tmp_path / "checkpoints").mkdir()
+        torch.save(state, tmp_path / "checkpoints" / "last.ckpt")
+        with pytest.raises(InputError, match=r"last\.ckpt: damaged, or of another recipe"):
+            run(tmp_path)
+
+    def test_checkpoint_that_would_run_code(self, run: Run, trained: Path, tmp_path: Path) -> None:
+        class Stranger:
+            def __reduce__(self) -> Any:
+                return Path.touch, (tmp_path / "ran",)
+
+        (tmp_path / "checkpoints").mkdir()
+        state = {**checkpoint(trained), "hyper_parameters": Stranger()}
+        torch.save(state, tmp_path / "checkpoints" / "last.ckpt")
+        with pytest.raises(InputError, match=r"last\.ckpt: damaged, or of another recipe"):
+            run(tmp_path)
+        assert not (tmp_path / "ran").exists()
+
+    def test_checkpoint_of_another_network(
+        self, run: Run, trained: Path, tmp_path: Path, recipe: Recipe, target: Path, cache: Path
+    ) -> None:
+        shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+        other = dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, width=4))
+        with pytest.raises(InputError, match=r"last\.ckpt: damaged, or of another recipe"):
+            train(target, tmp_path, other, TrainerSettings("cpu", 1), cache=cache)
 
     def test_another_learning_rate(self, run: Run, trained: Path, tmp_path: Path) -> None:
         """A resumed run takes the rate that it is given: with hardly any, weights stand still."""

@@ -201,7 +201,7 @@ def say(text: str, err: bool = False) -> None:
         On standard error.
     """
     with contextlib.suppress(OSError, ValueError):
-        typer.echo(text, err=err)
+        typer.echo(printable(text, keep="\t\n"), err=err)
 
 
 def report(error: Exception, path: Path | None = None, params: Iterable[Any] = ()) -> None:

@@ -101,7 +101,7 @@ def harmonize(
         msg = "a mask goes with one scan. Harmonize scans with masks one at a time."
         raise InputError(msg, "mask")
     if mask is not None and not mask.is_file():
-        msg = f"{printable(mask)}: no such file. Check the path."
+        msg = f"{mask}: no such file. Check the path."
         raise InputError(msg, "mask")
     harmonizer = Harmonizer.from_pretrained(
         model,

@@ -82,7 +82,9 @@ MaxMemory: TypeAlias = Annotated[
 ]
 Threads: TypeAlias = Annotated[
     int | None,
-    typer.Option(min=1, help="CPU threads (default: all cores).", rich_help_panel=COMPUTE),
+    typer.Option(
+        min=1, max=1024, help="CPU threads (default: all cores).", rich_help_panel=COMPUTE
+    ),
 ]
 Seed: TypeAlias = Annotated[
     int,

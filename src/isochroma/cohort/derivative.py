@@ -18,9 +18,9 @@ from typing import Any
 
 from isochroma.cohort.plan import MODALITIES, Scan
 from isochroma.errors import InputError, printable
-from isochroma.files import write_atomically
+from isochroma.files import remove_leavings, write_atomically
 from isochroma.outputs import OutputFiles
-from isochroma.tables import read_text
+from isochroma.tables import read_json
 from isochroma.version import __version__
 
 BIDS_VERSION = "1.10.0"
@@ -88,7 +88,7 @@ def source_entries(scan: Scan) -> dict[str, Any]:
 
 
 def describe_dataset(source: Path, folder: Path, target: str) -> None:
-    """Write the files that describe the derivative as a whole.
+    """Write the files that describe the derivative as a whole; remove what killed runs left there.
 
     They depend on nothing but the arguments, so that runs for different participants may write them
     at the same time.
@@ -108,11 +108,13 @@ def describe_dataset(source: Path, folder: Path, target: str) -> None:
         If the folder is the source, holds another data set, or cannot be written to.
     """
     check_output(source, folder)
+    for each in (folder, folder / FAILED):
+        remove_leavings(each)
     try:
         for name, text in _dataset_files(source, folder, target).items():
             write_atomically(folder / name, partial(_write, text))
     except OSError as error:
-        msg = f"{printable(folder)}: cannot be written to ({error.strerror}). Give another folder."
+        msg = f"{folder}: cannot be written to ({error.strerror}). Give another folder."
         raise InputError(msg, "out_dir") from error
 
 
@@ -131,17 +133,18 @@ def check_output(source: Path, folder: Path) -> None:
     InputError
         If the folder is the source, or holds another data set.
     """
-    shown = printable(folder)
     if folder.exists() and folder.samefile(source):
-        msg = f"{shown}: is the input. Give another folder, such as {source}/derivatives/isochroma."
+        msg = f"{folder}: is the input. Give another, such as {source}/derivatives/isochroma."
         raise InputError(msg, "out_dir")
     known = folder / DESCRIPTION
     if known.exists() and _read(known).get("DatasetType") != "derivative":
-        msg = f"{shown}: holds another data set. Give another folder."
+        msg = f"{folder}: holds another data set. Give another folder."
         raise InputError(msg, "out_dir")
     generators = _read(known).get("GeneratedBy") if known.exists() else None
-    if generators and not any(each.get("Name") == "isochroma" for each in generators):
-        msg = f"{shown}: holds a derivative of another program. Give another folder."
+    several = generators if isinstance(generators, list) else [generators]
+    names = [each.get("Name") for each in several if isinstance(each, dict)]
+    if generators and "isochroma" not in names:
+        msg = f"{folder}: holds a derivative of another program. Give another folder."
         raise InputError(msg, "out_dir")
 
 
@@ -152,10 +155,9 @@ def _write(text: str, path: Path) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """Read a dataset_description.json; one that is not valid says nothing."""
     try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError):
+        return read_json(path) or {}
+    except InputError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _dataset_files(source: Path, folder: Path, target: str) -> dict[str, str]:
@@ -164,11 +166,11 @@ def _dataset_files(source: Path, folder: Path, target: str) -> dict[str, str]:
     link = os.path.relpath(source, folder) if inside else source.resolve().as_uri()
     doi = known.get("DatasetDOI")
     description = {
-        "Name": f"Harmonized by isochroma: {known.get('Name') or source.resolve().name}",
+        "Name": printable(f"Harmonized by isochroma: {known.get('Name') or source.resolve().name}"),
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "isochroma", "Version": __version__}],
-        "SourceDatasets": [{"URL": doi or link}],
+        "SourceDatasets": [{"URL": printable(doi) if doi and isinstance(doi, str) else link}],
         "DatasetLinks": {SOURCE: link},
     }
     rows = [("desc_id", "description")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from isochroma.cohort.derivative import FAILED
 from isochroma.cohort.plan import ENTITIES, NAME
 from isochroma.errors import InputError, printable
 from isochroma.files import write_atomically
-from isochroma.tables import read_table
+from isochroma.tables import read_json, read_table, read_text
 
 TABLE = "group.tsv"
 MISSING = "n/a"
@@ -58,7 +57,7 @@ def group_rows(folder: Path, participants: Path | None = None) -> list[dict[str,
     for row in _failures(folder):
         found[row["source"]] = {**found.get(row["source"], {}), **row}
     if not found:
-        msg = f"{printable(folder)}: holds no harmonized scans. Run the participant level first."
+        msg = f"{folder}: holds no harmonized scans. Run the participant level first."
         raise InputError(msg, "out_dir")
     rows = []
     for source, row in sorted(found.items()):
@@ -74,9 +73,8 @@ def group_rows(folder: Path, participants: Path | None = None) -> list[dict[str,
         }
         rest = {name: named[name] for name in list(ENTITIES.values())[2:]}
         values = {**first, **rest, **dict.fromkeys(_columns()), **row}
-        rows.append(
-            {key: MISSING if value is None else str(value) for key, value in values.items()}
-        )
+        shown = (MISSING if value is None else printable(str(value)) for value in values.values())
+        rows.append(dict(zip(values, shown, strict=True)))
     return rows
 
 
@@ -86,8 +84,8 @@ def _columns() -> list[str]:
 
 def _finished(folder: Path) -> Iterator[dict[str, Any]]:
     for path in folder.glob("sub-*/**/anat/*_desc-harmonized*.json"):
+        sidecar: Any = read_json(path)
         try:
-            sidecar = json.loads(path.read_text(encoding="utf-8"))
             yield {
                 "source": sidecar["Sources"][0].rpartition(":")[2],
                 "output": path.relative_to(folder).with_suffix(".nii.gz").as_posix(),
@@ -95,15 +93,18 @@ def _finished(folder: Path) -> Iterator[dict[str, Any]]:
                 "warnings": ",".join(each["Code"] for each in sidecar["Warnings"]) or None,
                 **{name: measure(sidecar) for name, measure in MEASURES.items()},
             }
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            msg = f"{printable(path)}: not a sidecar of this program. Remove it, and run again."
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            msg = f"{path}: not a sidecar of this program. Remove it, and run again."
             raise InputError(msg) from error
 
 
 def _failures(folder: Path) -> Iterator[dict[str, Any]]:
     for path in (folder / FAILED).glob("*.txt"):
-        source, failure, *_ = path.read_text(encoding="utf-8").splitlines()
-        yield {"source": source, "status": "failed", "failure": failure.replace("\t", " ")}
+        lines = read_text(path).splitlines()
+        if len(lines) < 2:
+            msg = f"{path}: not a note on a scan. Remove it, and run again."
+            raise InputError(msg)
+        yield {"source": lines[0], "status": "failed", "failure": lines[1]}
 
 
 def write_group(folder: Path, rows: list[dict[str, str]]) -> Path:

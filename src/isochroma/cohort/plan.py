@@ -7,15 +7,14 @@ here, and those are kept, so that filter files of other BIDS Apps work.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isochroma.errors import InputError, printable
-from isochroma.tables import read_text
+from isochroma.errors import InputError
+from isochroma.tables import read_json
 
 MODALITIES = {
     "T1w": "T1-weighted",
@@ -146,7 +145,7 @@ def _agrees(scan: Scan, entity: str, wanted: Any) -> bool:
         if each is None or label is None:
             agrees = each is label
         elif entity in NUMBERS and label.isdecimal() and str(each).isdecimal():
-            agrees = int(label) == int(each)
+            agrees = label.lstrip("0") == str(each).lstrip("0")
         else:
             agrees = label == str(each)
         if agrees:
@@ -182,20 +181,16 @@ def read_filters(path: Path) -> dict[str, dict[str, Any]]:
     ...     read_filters(path)
     {'t1w': {'session': '01', 'acquisition': None}}
     """
-    shown = printable(path)
-    try:
-        content = json.loads(read_text(path))
-        queries = {str(query).lower(): dict(wanted) for query, wanted in content.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        msg = f'{shown}: not a filter such as {{"t1w": {{"session": "01"}}}}. Correct the JSON.'
-        raise InputError(msg, "filters") from error
+    content = read_json(path)
+    queries = {query.lower(): wanted for query, wanted in (content or {}).items()}
+    if content is None or not all(isinstance(wanted, dict) for wanted in queries.values()):
+        msg = f'{path}: not a filter such as {{"t1w": {{"session": "01"}}}}. Correct the JSON.'
+        raise InputError(msg, "filters")
     known = (*ENTITIES.values(), "datatype", "suffix", "extension")
     for query in {name.lower() for name in MODALITIES} & set(queries):
         for entity in queries[query]:
             if entity not in known:
-                msg = f"{shown}: unknown entity {printable(entity)!r}. Use {', '.join(known)}."
+                msg = f"{path}: unknown entity {entity!r}. Use {', '.join(known)}."
                 raise InputError(msg, "filters")
     return queries
 
@@ -239,19 +234,18 @@ def find_scans(folder: Path, selection: Selection) -> Found:
     InputError
         If it is no BIDS data set, a participant or session is not in it, or nothing is wanted.
     """
-    shown = printable(folder)
     if not folder.is_dir():
-        msg = f"{shown}: no such folder. Give a BIDS data set."
+        msg = f"{folder}: no such folder. Give a BIDS data set."
         raise InputError(msg, "bids_dir")
     subjects = _labels(folder, "sub-")
     if not subjects:
-        msg = f"{shown}: has no folders sub-*. Give the root of a BIDS data set."
+        msg = f"{folder}: has no folders sub-*. Give the root of a BIDS data set."
         raise InputError(msg, "bids_dir")
-    _check_known(selection.participants, subjects, "sub-", shown, "participants")
+    _check_known(selection.participants, subjects, "sub-", folder, "participants")
     left_out: dict[str, str] = {}
     every = list(_scans(folder.resolve(), subjects, left_out))
     sessions = {scan.entities["ses"] for scan in every if "ses" in scan.entities}
-    _check_known(selection.sessions, sessions, "ses-", shown, "sessions")
+    _check_known(selection.sessions, sessions, "ses-", folder, "sessions")
     wanted: dict[str, Scan] = {}
     for scan in filter(selection.wants, every):
         if scan.entities.get("part", "mag") != "mag":
@@ -261,7 +255,7 @@ def find_scans(folder: Path, selection: Selection) -> Found:
         else:
             wanted[scan.name] = scan
     if not wanted:
-        msg = f"{shown}: no scan fits. Check the labels, the modalities and the filter."
+        msg = f"{folder}: no scan fits. Check the labels, the modalities and the filter."
         raise InputError(msg)
     fetched = {name: scan.is_fetched() for name, scan in wanted.items()}
     return Found(
@@ -277,11 +271,11 @@ def _labels(folder: Path, prefix: str) -> list[str]:
 
 
 def _check_known(
-    wanted: Iterable[str], known: Iterable[str], prefix: str, shown: str, argument: str
+    wanted: Iterable[str], known: Iterable[str], prefix: str, folder: Path, argument: str
 ) -> None:
     unknown = {each.removeprefix(prefix) for each in wanted} - set(known)
     if unknown:
-        msg = f"{shown}: has no {prefix}{printable(min(unknown))}. Check the label."
+        msg = f"{folder}: has no {prefix}{min(unknown)}. Check the label."
         raise InputError(msg, argument)
 
 

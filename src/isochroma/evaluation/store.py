@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +64,7 @@ class Store:
         path = self.path(key)
         if path.is_file():
             try:
+                compare_checksum(path)
                 return joblib.load(path)
             except Exception as error:  # a damaged or outdated pickle raises nearly anything
                 logger.warning("%s cannot be read (%s); it is computed again", path, error)
@@ -75,3 +77,25 @@ class Store:
         kind, *rest = key
         digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
         return self.folder / kind / digest[:2] / f"{digest[2:]}.pkl"
+
+
+def compare_checksum(path: Path) -> None:
+    """Read a zlib stream to the checksum at its end, before anything in it is believed.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Raises
+    ------
+    zlib.error
+        If it is damaged, cut or continued.
+    """
+    stream = zlib.decompressobj()
+    with path.open("rb") as file:
+        while block := file.read(1 << 16):
+            stream.decompress(block)
+    if not stream.eof or stream.unused_data:
+        msg = "it ends too early or too late"
+        raise zlib.error(msg)

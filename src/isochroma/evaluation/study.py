@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from isochroma.errors import LONGEST_REASON, InputError, about, one_line, printable
+from isochroma.errors import LONGEST_REASON, InputError, about, one_line
 from isochroma.files import sha256
 from isochroma.images.brain import find_brain
 from isochroma.images.grid import Grid, resample, resample_mask
@@ -38,6 +38,9 @@ from isochroma.tables import read_table, read_text
 
 SPLITS = ("train", "val", "test")
 DEEPEST = 10  # levels of a YAML file
+MAX_YAML_BYTES = 1 << 22  # which take half a minute
+OLDEST = 130  # years
+EMPTY = (None, "", "n/a", "null", "~")
 WITH_LESIONS = " with lesions"  # the suffix of the preset of a simulation with planted lesions
 FILES = ("path", "mask", "tissues", "lesions", "truth")
 
@@ -154,7 +157,7 @@ def read_study(path: Path) -> list[Scan]:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file of plain values.
+    """Read a YAML file of text.
 
     Parameters
     ----------
@@ -164,34 +167,48 @@ def read_yaml(path: Path) -> Any:
     Returns
     -------
     content : object
-        Lists, dicts, text and numbers.
+        Lists, dicts and text: a site named NO or 012 stays what is written.
 
     Raises
     ------
     InputError
-        If it is not such YAML.
+        If it is not such YAML, or a key stands twice in a mapping.
     """
     import yaml
 
-    text = read_text(path)
-    try:
-        depth = 0
-        for event in yaml.parse(text, yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST:
-                msg = f"{printable(path)}: nested too deeply. Write one mapping a scan."
-                raise InputError(msg)
-            if isinstance(event, yaml.AliasEvent):
-                msg = f"{printable(path)}: has aliases (*name). Write the values out."
-                raise InputError(msg)
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        why = one_line(error, LONGEST_REASON)
-        msg = f"{printable(path)}: not valid YAML ({why}). Check the file."
-        raise InputError(msg) from error
+    text = read_text(path, MAX_YAML_BYTES)
+    with about(path):
+        try:
+            depth = 0
+            for event in yaml.parse(text, yaml.BaseLoader):
+                depth += isinstance(event, yaml.CollectionStartEvent)
+                depth -= isinstance(event, yaml.CollectionEndEvent)
+                if depth > DEEPEST:
+                    msg = "nested too deeply. Write one mapping a scan."
+                    raise InputError(msg)
+                if isinstance(event, yaml.AliasEvent):
+                    msg = "has aliases (*name). Write the values out."
+                    raise InputError(msg)
+            return _plain(yaml.compose(text, yaml.BaseLoader))
+        except yaml.YAMLError as error:
+            msg = f"not valid YAML ({one_line(error, LONGEST_REASON)}). Check the file."
+            raise InputError(msg) from error
+
+
+def _plain(node: Any) -> Any:
+    """Turn a node of YAML into lists, dicts and text."""
+    if node is None or node.id == "scalar":
+        return node and node.value
+    if node.id == "sequence":
+        return [_plain(each) for each in node.value]
+    plain: dict[str, Any] = {}
+    for key, value in node.value:
+        name = str(_plain(key))
+        if name in plain:
+            msg = f"line {key.start_mark.line + 1}: {name} stands twice. Remove one."
+            raise InputError(msg)
+        plain[name] = _plain(value)
+    return plain
 
 
 def is_file(path: Path) -> bool:
@@ -208,7 +225,7 @@ def parse_row(row: dict[str, Any], folder: Path, where: str) -> Scan:
     Parameters
     ----------
     row : dict
-        Column to value; values may be missing, empty or "n/a".
+        Column to value; values may be missing, empty, "n/a" or "null".
     folder : Path
         The folder that relative paths start from.
     where : str
@@ -229,26 +246,24 @@ def parse_row(row: dict[str, Any], folder: Path, where: str) -> Scan:
     if unknown:
         msg = f"{where}: unknown column {unknown[0]!r}. Known: {', '.join(sorted(known))}."
         raise InputError(msg)
-    given = {key: value for key, value in row.items() if value not in (None, "", "n/a")}
+    given: dict[str, Any] = {key: value for key, value in row.items() if value not in EMPTY}
     for required in ("path", "site"):
         if required not in given:
             msg = f"{where}: {required} is missing."
             raise InputError(msg)
     for key, value in given.items():
-        if not isinstance(value, (str, int, float, Path)):
-            msg = f"{where}: {key} is {printable(str(value))[:60]}; write text or a number."
+        if not isinstance(value, str):
+            msg = f"{where}: {key} is {str(value)[:60]}; write text or a number."
             raise InputError(msg)
     for key in FILES:
         if key in given:
-            given[key] = folder / str(given[key])
+            given[key] = folder / given[key]
             if not is_file(given[key]):
-                msg = f"{where}: {printable(given[key])} is not there."
+                msg = f"{where}: {given[key]} is not there."
                 raise InputError(msg)
-    for key in set(given) - set(FILES) - {"age", "core"}:
-        given[key] = str(given[key])
     given.setdefault("scan", stem(given["path"]))
     given.setdefault("person", given["scan"])
-    given["core"] = str(given.get("core", "")).lower() in ("yes", "true", "1")
+    given["core"] = given.get("core", "").lower() in ("yes", "true", "1")
     if given.get("split", "test") not in SPLITS:
         msg = f"{where}: split is {given['split']!r}; use train, val, test or leave it empty."
         raise InputError(msg)
@@ -257,6 +272,9 @@ def parse_row(row: dict[str, Any], folder: Path, where: str) -> Scan:
     except ValueError as error:
         msg = f"{where}: the age {given['age']!r} is not a number."
         raise InputError(msg) from error
+    if given["age"] < 0 or given["age"] > OLDEST:
+        msg = f"{where}: an age of {given['age']:g} years is not possible. Give years."
+        raise InputError(msg)
     return Scan(**given)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import logging
 import math
 import struct
 from collections.abc import Iterator
@@ -16,12 +17,13 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from numpy.typing import DTypeLike
 
-from isochroma.errors import LONGEST_REASON, InputError, one_line, printable
+from isochroma.errors import LONGEST_REASON, InputError, one_line
 from isochroma.files import write_atomically
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 MIN_VOXEL_MM, MAX_VOXEL_MM = 0.1, 2.5
-MAX_VOXELS = 2**28  # 645 x 645 x 645; a head padded to 512 x 512 x 512 has half of it
+MAX_VOXELS = 160_000_000  # which take up to 4 GB; a head padded to 512^3 has 134 million
+MAX_BYTES = 2**30 + 2**20  # of the voxels and what precedes them
 MAX_TRAILER = 1 << 26  # bytes after the voxels
 HEADER_BYTES = 544  # the longest header, with its extension flag
 FARTHEST_MM = 1e5  # from the origin of the world, or along a voxel
@@ -95,25 +97,24 @@ def load(path: Path | str, constant: bool = False) -> nib.spatialimages.SpatialI
         If the file is missing, is no volume, is damaged, holds several volumes, or fails `as_scan`.
     """
     path = Path(path)
-    shown = printable(path)
     try:
         if path.is_dir():
-            msg = f"{shown}: a folder, not a scan. Name the files in it."
+            msg = f"{path}: a folder, not a scan. Name the files in it."
             raise InputError(msg)
         if not path.is_file():
             fetched = path.is_symlink()
             hint = "a link to a file that was not fetched" if fetched else "no such file"
-            msg = f"{shown}: {hint}. {'Fetch it first.' if fetched else 'Check the path.'}"
+            msg = f"{path}: {hint}. {'Fetch it first.' if fetched else 'Check the path.'}"
             raise InputError(msg)
     except (OSError, RuntimeError) as error:  # links in a circle, names too long
-        msg = f"{shown}: cannot be opened ({one_line(error, LONGEST_REASON)}). Check the path."
+        msg = f"{path}: cannot be opened ({one_line(error, LONGEST_REASON)}). Check the path."
         raise InputError(msg) from error
     if not has_volume_suffix(path):
-        msg = f"{shown}: not a volume isochroma reads. Convert it to one of {', '.join(SUFFIXES)}."
+        msg = f"{path}: not a volume isochroma reads. Convert it to one of {', '.join(SUFFIXES)}."
         raise InputError(msg)
-    with about_file(shown):
+    with about_file(path):
         image = read_volume(path)
-    return as_scan(image, shown, constant)
+    return as_scan(image, str(path), constant)
 
 
 def load_mask(path: Path | str) -> nib.spatialimages.SpatialImage:
@@ -136,22 +137,29 @@ def load_mask(path: Path | str) -> nib.spatialimages.SpatialImage:
 
 
 @contextlib.contextmanager
-def about_file(shown: str) -> Iterator[None]:
+def about_file(path: Path) -> Iterator[None]:
     """Turn whatever a damaged file raises into an `InputError` that names the file.
+
+    What nibabel logs of odd headers besides is not shown.
 
     Parameters
     ----------
-    shown : str
-        The file's path.
+    path : Path
+        The file.
     """
+    log = nib.imageglobals.logger
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # nibabel and zlib raise many kinds for a damaged file
         why = one_line(error, LONGEST_REASON)
-        msg = f"{shown}: cannot be read as NIfTI or MGH ({why}). Export or convert it anew."
+        msg = f"{path}: cannot be read as NIfTI or MGH ({why}). Export or convert it anew."
         raise InputError(msg) from error
+    finally:
+        log.setLevel(level)
 
 
 def read_volume(path: Path) -> nib.spatialimages.SpatialImage:
@@ -170,7 +178,7 @@ def read_volume(path: Path) -> nib.spatialimages.SpatialImage:
     Raises
     ------
     InputError
-        If the header promises more than `MAX_VOXELS` or more than the file holds.
+        If the header promises more than `MAX_VOXELS` or `MAX_BYTES`, or more than the file holds.
     """
     with path.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
@@ -178,11 +186,19 @@ def read_volume(path: Path) -> nib.spatialimages.SpatialImage:
         stream = gzip.GzipFile(fileobj=raw) if compressed else raw
         start = stream.read(HEADER_BYTES)
         kind, header = read_header(start)
-        voxels = int(np.prod([int(n) for n in header.get_data_shape()], dtype=object))
-        if voxels > MAX_VOXELS:
-            msg = f"its header promises {voxels} voxels; {MAX_VOXELS} are the most that are read."
+        shape = [int(n) for n in header.get_data_shape()]
+        if min(shape, default=0) < 0:
+            msg = f"its header has the shape {shape}"
             raise ValueError(msg)
+        voxels = math.prod(shape)
         promised = int(header.get_data_offset()) + voxels * header.get_data_dtype().itemsize
+        if voxels > MAX_VOXELS or promised > MAX_BYTES:
+            msg = (
+                f"{path}: its header promises {voxels} voxels in {promised / 1e9:.1f} GB; "
+                f"{MAX_VOXELS} in {MAX_BYTES / 1e9:.1f} GB are the most that are read. Crop the "
+                "empty space around the head."
+            )
+            raise InputError(msg)
         content = bytearray(start)
         while len(content) < promised and (block := stream.read(1 << 22)):
             content += block

@@ -32,6 +32,7 @@ WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
 PREVIOUS = "previous.safetensors"  # there only while a model is replaced
 MAX_PARAMETERS = 2**29  # five times the paper's network
+MAX_WEIGHT_BYTES = 4 * MAX_PARAMETERS + 2**24  # float32, and their names
 MAX_CONFIG_BYTES = 2**20
 
 
@@ -157,7 +158,8 @@ def load_model(name: str | Path = "default") -> Model:
     folder = find_model(name)
     config = load_config(folder)
     there = (path for path in (folder / WEIGHTS, folder / PREVIOUS) if path.is_file())
-    path = next((path for path in there if sha256(path) == config.sha256), None)
+    known = (path for path in there if path.stat().st_size <= MAX_WEIGHT_BYTES)
+    path = next((path for path in known if sha256(path) == config.sha256), None)
     if path is None:
         msg = (
             f"{folder / WEIGHTS}: missing, or not the weights that {CONFIG} names. "
@@ -167,8 +169,12 @@ def load_model(name: str | Path = "default") -> Model:
     if not _weights_fit(path, config.network):
         msg = f"{path}: the weights do not fit the network in {CONFIG}. Install or copy it anew."
         raise InputError(msg, "model")
+    weights = {key: value.float() for key, value in load_file(path).items()}
+    if not all(torch.isfinite(value).all() for value in weights.values()):
+        msg = f"{path}: holds weights that are not finite. Install or copy it anew."
+        raise InputError(msg, "model")
     network = VelocityNetwork(config.network)
-    network.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    network.load_state_dict(weights)
     return Model(network.eval().requires_grad_(False), config)
 
 

@@ -6,20 +6,17 @@ arrays that are memory-mapped, so that many scans cost little memory.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from isochroma.errors import InputError, about
-from isochroma.files import sha256
+from isochroma.files import replacing, sha256
 from isochroma.images.brain import find_brain
 from isochroma.images.io import has_volume_suffix, load, stem
 from isochroma.images.masked import centroid, extent
@@ -33,6 +30,7 @@ from isochroma.training.settings import Recipe
 logger = logging.getLogger(__name__)
 
 CONTRASTS = ("T1w", "T2w", "PDw", "FLAIR", "T2starw")  # BIDS suffixes of weighted images
+ARRAYS = ("image", "mask", "edges", "limits")  # of a cached scan
 QUANTILES = 101  # of the target domain: one a percent
 NO_SCANS = (
     *("_mask", "_dseg", "_probseg", "_labels", "_tissues", "_lesions"),
@@ -212,8 +210,8 @@ def cache_scan(path: Path, cache: Path, recipe: Recipe) -> Path:
     Returns
     -------
     folder : Path
-        The cached scan's folder. It is made anew if the file or any of the settings changed, and it
-        appears whole or not at all.
+        The cached scan's folder. It is made anew if the file or any of the settings changed, or if
+        it is damaged, and it appears whole or not at all.
     """
     settings = {
         "sha256": sha256(path),
@@ -223,8 +221,7 @@ def cache_scan(path: Path, cache: Path, recipe: Recipe) -> Path:
     }
     settings = json.loads(json.dumps(settings))
     cached = cache / f"{stem(path)}-{settings['sha256'][:8]}"
-    record = cached / "settings.json"
-    if record.is_file() and json.loads(record.read_text())["settings"] == settings:
+    if is_cached(cached, settings):
         return cached
     scan = load(path)
     with about(path):
@@ -239,25 +236,22 @@ def cache_scan(path: Path, cache: Path, recipe: Recipe) -> Path:
         np.save(work / "image.npy", prepared.image.astype(np.float16))
         np.save(work / "mask.npy", prepared.mask)
         np.save(work / "edges.npy", np.stack(maps))
-        limits = {"lower": prepared.lower, "upper": prepared.upper}
-        (work / "settings.json").write_text(json.dumps({"settings": settings, **limits}))
+        np.save(work / "limits.npy", [prepared.lower, prepared.upper])
+        hashes = {name: sha256(work / f"{name}.npy") for name in ARRAYS}
+        record = {"settings": settings, "sha256": hashes}
+        (work / "settings.json").write_text(json.dumps(record))
     return cached
 
 
-@contextlib.contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder to fill, which then replaces `folder`; on an error nothing changes."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        work = Path(temporary) / folder.name
-        work.mkdir()
-        yield work
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            work.rename(folder)
-        except OSError:  # another process of the same run may have been first
-            if not folder.is_dir():
-                raise
+def is_cached(folder: Path, settings: dict[str, Any]) -> bool:
+    """Tell whether a folder holds a scan with these settings, undamaged."""
+    try:
+        record = json.loads((folder / "settings.json").read_text())
+        return record["settings"] == settings and all(
+            sha256(folder / f"{name}.npy") == record["sha256"][name] for name in ARRAYS
+        )
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
 
 
 def open_scan(folder: Path) -> TargetScan:
@@ -273,12 +267,9 @@ def open_scan(folder: Path) -> TargetScan:
     scan : TargetScan
         Without examples for the second pass.
     """
-    image, mask, edges = (
-        np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("image", "mask", "edges")
-    )
-    record = json.loads((folder / "settings.json").read_text())
-    middle = centroid(np.asarray(mask))
-    return TargetScan(folder, image, mask, edges, middle, record["lower"], record["upper"])
+    image, mask, edges, limits = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS)
+    lower, upper = map(float, limits)
+    return TargetScan(folder, image, mask, edges, centroid(np.asarray(mask)), lower, upper)
 
 
 def contrast_suffix(paths: Sequence[Path]) -> str:

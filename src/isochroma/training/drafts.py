@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from isochroma.files import replacing
 from isochroma.images.grid import Grid
 from isochroma.images.preprocess import (
     Prepared,
@@ -28,7 +29,7 @@ from isochroma.images.preprocess import (
 )
 from isochroma.method.recontrast import random_scanner
 from isochroma.pipeline import Harmonizer
-from isochroma.training.data import Example, Scans, TargetScan, replacing
+from isochroma.training.data import Example, Scans, TargetScan
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from isochroma.errors import InputError, printable
+from isochroma.errors import LONGEST_REASON, InputError, one_line, printable
 from isochroma.files import alone, write_atomically
 from isochroma.models.config import ModelConfig
 from isochroma.models.folder import Model
@@ -79,6 +79,7 @@ def train(
     target, folder = Path(target), Path(folder)
     check_recipe(recipe, start_from)
     trainer = trainer or TrainerSettings()
+    check_hardware(trainer)
     find_scans(target)
     first = "LOCAL_RANK" not in os.environ  # Lightning starts the processes of further devices
     with alone(folder) if first else contextlib.nullcontext():
@@ -140,6 +141,22 @@ def check_recipe(recipe: Recipe, start_from: Model | None) -> None:
         raise InputError(msg, "start_from")
 
 
+def check_hardware(settings: TrainerSettings) -> None:
+    """Raise an `InputError` if this machine does not have what a run asks for.
+
+    Parameters
+    ----------
+    settings : TrainerSettings
+        Hardware to train on.
+    """
+    try:
+        lightning.Fabric(accelerator=settings.accelerator, devices=settings.devices)
+    except (ValueError, RuntimeError, ImportError) as error:
+        why = one_line(error, LONGEST_REASON)
+        msg = f"cannot train on {settings.accelerator!r} here ({why}). Use cpu, or auto."
+        raise InputError(msg, "accelerator") from error
+
+
 def fit(
     folder: Path,
     config: ModelConfig,
@@ -165,10 +182,18 @@ def fit(
     export = Export(folder, config)
     trainer = build_trainer(folder, module, settings, export)
     last = folder / "checkpoints" / "last.ckpt"
-    if last.is_file() and not zipfile.is_zipfile(last):
-        msg = f"{last}: damaged. Remove it to start from the first step."
-        raise InputError(msg)
-    trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None)
+    resumed = last.exists()
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=str(last) if resumed else None)
+    except Exception as error:
+        if not resumed or module.started:
+            raise
+        why = one_line(error, LONGEST_REASON)
+        msg = (
+            f"{last}: damaged, or of another recipe ({why}). Give another folder, or remove it to "
+            "start from the first step."
+        )
+        raise InputError(msg) from error
     if export.step != module.settings.steps:
         trainer.validate(module, datamodule=data)
 
@@ -235,3 +260,15 @@ class AtomicCheckpoints(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint: plain values and tensors, no code, with all checksums compared."""
+        with zipfile.ZipFile(path) as archive:
+            packed = any(each.compress_type for each in archive.infolist())
+            if packed or archive.testzip() is not None:
+                msg = "its checksum is not that of its content"
+                raise ValueError(msg)
+        loaded: dict[str, Any] = torch.load(path, map_location or "cpu", weights_only=True)
+        return loaded

@@ -44,6 +44,11 @@ class FlowTraining(lightning.LightningModule):
         Weights to start from; random ones if not given.
     compile_network : bool
         Compile the network first.
+
+    Attributes
+    ----------
+    started : bool
+        Whether training has begun: what a checkpoint has was restored.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class FlowTraining(lightning.LightningModule):
             self.network.compile()
         if weights is not None:
             self.network.load_state_dict(weights)
+        self.started = False
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Compute the flow-matching loss of one batch.
@@ -96,6 +102,7 @@ class FlowTraining(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         """Let a resumed run use the learning rate that it was given, not the stored one."""
+        self.started = True
         schedule = cast("torch.optim.lr_scheduler.LambdaLR", self.lr_schedulers())
         peak = self.settings.learning_rate
         schedule.base_lrs = [peak] * len(schedule.base_lrs)

@@ -20,8 +20,10 @@ from isochroma.settings import choose, settings
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Floating-point precisions of a training run, as `lightning.Trainer` names them."""
 
+MAX_DEVICES = 1024
+
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 @settings
@@ -65,7 +67,7 @@ class TrainingSettings:
     checkpoint_every : int
         Steps between checkpoints; a killed run loses at most these.
     seed : int
-        Seed of every random choice.
+        Seed of every random choice, below 2^63.
     """
 
     steps: Count = 30000
@@ -83,7 +85,7 @@ class TrainingSettings:
     draft_copies: Count = 3
     validate_every: Count = 1000
     checkpoint_every: Count = 200
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @field_validator("precision")
     @classmethod
@@ -169,7 +171,7 @@ class TrainerSettings:
     @field_validator("devices")
     @classmethod
     def _number_or_auto(cls, value: int | str) -> int | str:
-        if value != "auto" and not (isinstance(value, int) and value > 0):
-            msg = "give a number of devices, or auto"
+        if value != "auto" and not (isinstance(value, int) and 0 < value <= MAX_DEVICES):
+            msg = f"give a number of devices up to {MAX_DEVICES}, or auto"
             raise ValueError(msg)
         return value

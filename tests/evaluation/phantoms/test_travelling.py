@@ -90,6 +90,23 @@ class TestTravellingSubject:
         write_travelling_subject(scan, tmp_path, ["flair-3T"], seed=1)
         assert not np.array_equal(flair(tmp_path), flair(written))
 
+    def test_a_scan_without_its_sidecar_is_made_anew(
+        self, scan: Path, written: Path, tmp_path: Path
+    ) -> None:
+        """A run was killed between the two, whatever its scan was."""
+        nib.save(textured(seed=3), tmp_path / "t0_flair-3T.nii.gz")
+        write_travelling_subject(scan, tmp_path, ["flair-3T"])
+        np.testing.assert_array_equal(flair(tmp_path), flair(written))
+
+    def test_an_unreadable_sidecar_is_of_another_origin(self, scan: Path, tmp_path: Path) -> None:
+        (tmp_path / "t0_flair-3T.json").write_bytes(b"[\xff")
+        with pytest.raises(InputError, match="another scan of that name"):
+            write_travelling_subject(scan, tmp_path, ["flair-3T"])
+
+    def test_missing_scan(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="no such file"):
+            write_travelling_subject(tmp_path / "none.nii", tmp_path, ["flair-3T"])
+
     def test_unknown_preset(self, scan: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="preset '7T' is unknown; choose from mprage"):
             write_travelling_subject(scan, tmp_path, ["7T"])

@@ -22,10 +22,11 @@ from isochroma.evaluation.phantoms.lesions import insert_lesions
 from isochroma.evaluation.phantoms.sequences import PRESETS
 from isochroma.evaluation.study import WITH_LESIONS, Scan
 from isochroma.evaluation.tissues import classify
-from isochroma.files import sha256, write_atomically, write_together
+from isochroma.files import remove_leavings, sha256, write_atomically, write_together
 from isochroma.images.brain import find_brain
 from isochroma.images.io import load, stem
 from isochroma.images.preprocess import Prepared, PreprocessSettings, from_model_units, prepare
+from isochroma.tables import read_json
 
 FULL_SCALE = 1000.0  # intensity of +1 model units in a written truth
 
@@ -67,16 +68,19 @@ def write_travelling_subject(
         if preset not in PRESETS:
             msg = f"preset {preset!r} is unknown; choose from {', '.join(PRESETS)}."
             raise InputError(msg, "preset")
+    image = load(path)
     name = f"{stem(path)}_lesions" if lesions else stem(path)
     source = sha256(path)
     made_from = {"SourceSHA256": source, "Seed": seed}
     _refuse_other_origin(folder, name, made_from)
     scans = {preset: folder / f"{name}_{preset}.nii.gz" for preset in presets}
-    missing = [preset for preset in presets if not scans[preset].is_file()]
+    sidecars = {preset: folder / f"{name}_{preset}.json" for preset in presets}
+    missing = [preset for preset in presets if not sidecars[preset].is_file()]  # written last
     if missing:
+        remove_leavings(folder)
         content = int(source[:8], 16)
         lesion_rng = np.random.default_rng([seed, content])
-        prepared, fractions = _anatomy(path, folder, lesion_rng if lesions else None)
+        prepared, fractions = _anatomy(path, image, folder, lesion_rng if lesions else None)
         for preset in missing:
             rng = np.random.default_rng([seed, content, list(PRESETS).index(preset)])
             scan = acquire(prepared, fractions, PRESETS[preset], rng)
@@ -87,9 +91,11 @@ def write_travelling_subject(
                 **made_from,
                 "Lesions": lesions,
             }
-            sidecar = folder / f"{name}_{preset}.json"
             write_together(
-                {scans[preset]: partial(nib.save, scan), sidecar: partial(_write_json, record)}
+                {
+                    scans[preset]: partial(nib.save, scan),
+                    sidecars[preset]: partial(_write_json, record),
+                }
             )
     truth = folder / f"{name}.nii.gz" if lesions else path
     extra = {"lesions": (folder / f"{name}_labels.nii.gz").resolve()} if lesions else {}
@@ -149,17 +155,19 @@ def _refuse_other_origin(folder: Path, name: str, made_from: dict[str, Any]) -> 
     """Raise an InputError if the folder holds this name's simulations of another origin."""
     sidecars = [folder / f"{name}_{preset}.json" for preset in PRESETS]
     for sidecar in filter(Path.is_file, sidecars):
-        there = json.loads(sidecar.read_text())
+        there = read_json(sidecar) or {}
         if {key: there.get(key) for key in made_from} != made_from:
             msg = f"{sidecar}: of another scan of that name, or another seed. Use another folder."
             raise InputError(msg, "output")
 
 
 def _anatomy(
-    path: Path, folder: Path, lesion_rng: np.random.Generator | None
+    path: Path,
+    image: nib.spatialimages.SpatialImage,
+    folder: Path,
+    lesion_rng: np.random.Generator | None,
 ) -> tuple[Prepared, np.ndarray]:
     """Prepare a scan and classify its tissues; with `lesion_rng`, insert and write lesions."""
-    image = load(path)
     with about(path):
         prepared = prepare(image, find_brain(image).mask, PreprocessSettings())
     labels, fractions = classify(prepared.image, prepared.mask)
