@@ -17,12 +17,14 @@ import isochroma
 from fixtures_pipeline import AnalyticNetwork, config, head_image, tiny_harmonizer
 from isochroma.checks import Doubt, Region, ScanWarning
 from isochroma.errors import InputError
+from isochroma.images import mosaic
+from isochroma.models.config import TargetDomain
 from isochroma.outputs import (
     OutputFiles,
     identity,
     is_finished,
     plan_outputs,
-    save_before_after,
+    save_preview,
     sidecar,
     write_outputs,
 )
@@ -259,12 +261,12 @@ class TestWrite:
         assert files.image.read_text() == "old"
 
 
-def test_before_and_after(result: Result, tmp_path: Path) -> None:
-    """Two rows: the source with its contrast, and the constant, black around the brain."""
-    save_before_after(result, tmp_path / "a.png")
-    source, harmonized = np.split(np.asarray(Image.open(tmp_path / "a.png")), 2)
-    assert source.std() > 20
-    middle = harmonized.shape[0] // 2, result.source.mask.shape[0]
-    assert harmonized[middle] == pytest.approx(255 * 1.5 / 2, abs=1)
-    assert (harmonized[-20:, :6] == 0).all()
-    assert 0.2 < (harmonized > 100).mean() < 0.8
+def test_preview(result: Result, tmp_path: Path) -> None:
+    """The constant output is grey in the brain and black around it; the mask's border is drawn."""
+    save_preview(result, tmp_path / "a.png", TargetDomain(quantiles=(-1.0, 0.0, 1.0)))
+    pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
+    border = (pixels == mosaic.CONTOUR).all(-1)
+    assert 500 < border.sum() < 0.1 * border.size
+    constant = (pixels == int(255 * 1.5 / 2)).all(-1)
+    assert 0.05 < constant.mean() < 0.5
+    assert (pixels == 0).all(-1).mean() > 0.1

@@ -86,5 +86,6 @@ class Job:
                 result = self.harmonizer.run(scan, given, kind)
                 uncertainty = self.harmonizer.uncertainty(result) if self.uncertainty else None
         content = sidecar(result, self.source, self.identity, seconds)
-        write_outputs(self.files, result, content, uncertainty, self.preview)
+        target = self.harmonizer.config.target
+        write_outputs(self.files, result, content, uncertainty, self.preview, target)
         return list(result.warnings)

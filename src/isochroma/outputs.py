@@ -14,8 +14,10 @@ import nibabel as nib
 
 from isochroma.errors import InputError
 from isochroma.files import sha256, write_together
+from isochroma.images.histogram import density, density_of_quantiles
 from isochroma.images.io import has_volume_suffix, split_suffix
-from isochroma.images.slices import save_slices
+from isochroma.images.mosaic import save_mosaic
+from isochroma.models.config import TargetDomain
 from isochroma.pipeline import Harmonizer, Result
 from isochroma.version import __version__
 
@@ -31,7 +33,7 @@ class OutputFiles:
     image, mask, sidecar : Path
         Harmonized scan, brain mask and JSON sidecar: always written.
     preview, uncertainty : Path
-        PNG of source and result, and uncertainty map: written if asked for.
+        PNG of slices before and after, and uncertainty map: written if asked for.
     mask_sidecar : Path or None
         JSON sidecar of the mask, in layouts that have one.
     """
@@ -270,6 +272,7 @@ def write_outputs(
     content: dict[str, Any],
     uncertainty: nib.spatialimages.SpatialImage | None = None,
     preview: bool = False,
+    target: TargetDomain | None = None,
 ) -> None:
     """Write the outputs of one scan; all of them appear, or none.
 
@@ -287,6 +290,8 @@ def write_outputs(
         Map of the expected error.
     preview : bool
         Whether to write a PNG of source and result.
+    target : TargetDomain, optional
+        Whose histogram the PNG shows, if it is known.
     """
     writers: dict[Path, Callable[[Path], object]] = {
         files.image: lambda path: nib.save(result.image, path),
@@ -295,7 +300,7 @@ def write_outputs(
     if uncertainty is not None:
         writers[files.uncertainty] = lambda path: nib.save(uncertainty, path)
     if preview:
-        writers[files.preview] = lambda path: save_before_after(result, path)
+        writers[files.preview] = lambda path: save_preview(result, path, target)
     if files.mask_sidecar is not None:
         kept = ("Sources", "SpatialReference", "MaskOrigin")
         about = {"Type": "Brain", **{key: content[key] for key in kept if key in content}}
@@ -311,8 +316,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def save_before_after(result: Result, path: Path) -> None:
-    """Draw slices of source and result, one above the other, black outside the brain.
+def save_preview(result: Result, path: Path, target: TargetDomain | None = None) -> None:
+    """Draw source with brain mask, output and difference in three planes, and their histograms.
 
     Parameters
     ----------
@@ -320,7 +325,11 @@ def save_before_after(result: Result, path: Path) -> None:
         From the pipeline.
     path : Path
         The PNG.
+    target : TargetDomain, optional
+        Whose histogram is drawn too, if it is known.
     """
-    volumes = {"source": result.source.image, "harmonized": result.rendering.output}
-    outside = ~result.source.mask
-    save_slices(path, {name: volume - outside for name, volume in volumes.items()})
+    source, output, mask = result.source.image, result.rendering.output, result.source.mask
+    histograms = {"source": density(source[mask]), "harmonized": density(output[mask])}
+    if target is not None and target.quantiles:
+        histograms["target"] = density_of_quantiles(target.quantiles)
+    save_mosaic(path, source, output, mask, histograms)

@@ -65,7 +65,7 @@ def listing(folder: Path) -> dict[str, int]:
 
 
 def outputs(folder: Path) -> dict[str, int]:
-    return {name: time for name, time in listing(folder).items() if name.startswith("sub-")}
+    return {name: time for name, time in listing(folder).items() if "/anat/" in name}
 
 
 def validator_errors(folder: Path) -> list[str]:
@@ -195,11 +195,43 @@ class TestParticipant:
         assert command(*words).code == 0
         done = command("bids", study, out, "group")
         assert done.code == 0
-        assert done.stdout.strip() == str(out / "group.tsv")
+        assert done.stdout.strip() == str(out / "group.html")
         rows = read_table(out / "group.tsv")
         assert [row["source"] for row in rows] == sorted(SCANS)
         assert [row["site"] for row in rows] == ["n/a", "n/a", "n/a", "B"]
         assert all(50 < float(row["white_matter_mode"]) < 600 for row in rows)
+        agreements = [row["agreement"] for row in rows]
+        assert -1 <= float(agreements[0]) == float(agreements[1]) <= 1  # of one session
+        assert agreements[2:] == ["n/a", "n/a"]
+
+    def test_pages(self, command: Command, words: tuple, out: Path) -> None:
+        assert command(*words).code == 0
+        page = (out / "sub-01.html").read_text()
+        for told in ("session 1, FLAIR", "session 2, run 1, T1w", "Methods, to copy"):
+            assert told in page
+        figures = out / "sub-01/figures"
+        shown = sorted(path.name for path in figures.glob("sub-01_ses-1_desc-harmonized_T1w*"))
+        endings = ("harmonized.jpg", "mask.jpg", "report.json", "source.jpg", "view.js")
+        assert shown == [f"sub-01_ses-1_desc-harmonized_T1w_{each}" for each in endings]
+        shutil.rmtree(figures)
+        before = outputs(out)
+        assert "figures of 4 scans" in command(*words, "--reports-only").stderr
+        assert len(list(figures.iterdir())) == 3 * len(endings)
+        assert outputs(out) == before
+
+    def test_a_page_that_fails_loses_no_scan(
+        self, command: Command, words: tuple, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            msg = "no ink"
+            raise OSError(msg)
+
+        monkeypatch.setattr("isochroma.cohort.work.report_scan", fail)
+        done = command(*words, "--modalities", "T2w")
+        assert done.code == 0
+        assert "no figures of sub-02/anat/sub-02_T2w.nii.gz: OSError: no ink" in done.stderr
+        assert len(outputs(out)) == 4
+        assert "The figures are missing" in (out / "sub-02.html").read_text()
 
 
 class TestRefusals:

@@ -168,6 +168,20 @@ def bids(
             "--dry-run", help="List what would be done, and do nothing.", rich_help_panel=OUTPUT
         ),
     ] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty", help="Also write maps of the expected error.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    reports_only: Annotated[
+        bool,
+        typer.Option(
+            "--reports-only",
+            help="Make the pages of finished scans again, and harmonize nothing.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     verbose: Verbose = False,
     version: Annotated[
         bool,
@@ -180,9 +194,8 @@ def bids(
     level. Run the same command again to do what is missing, changed or failed.
     """
     if level == "group":
-        from isochroma.cohort.group import group_rows, write_group
-
-        say(str(write_group(out_dir, group_rows(out_dir, bids_dir / "participants.tsv"))))
+        require("bids", "isochroma.cohort.pages")
+        say(str(write_pages(bids_dir, out_dir, table=True)))
         return
     cluster = require("bids", "isochroma.cohort.cluster")
     from isochroma.cohort import plan, work
@@ -223,18 +236,22 @@ def bids(
         ComputeSettings(device, precision, share_gb),
         n4,
         omp_nthreads,
+        uncertainty,
     )
     # here the model only tells what is finished: it computes nothing, and needs no GPU
     harmonizer = work.Recipe(
         recipe.folder, recipe.model, recipe.sampling, ComputeSettings("cpu"), n4
     ).harmonizer()
-    check_revise(revise, harmonizer)
+    check_revise(revise, harmonizer, uncertainty)
     waiting, finished = split_finished(recipe, harmonizer, found.scans)
+    if reports_only:
+        waiting, finished = finished, []
     if dry_run:
         show_plan(found, {scan.name for scan in finished})
         return
     describe_dataset(bids_dir, out_dir, harmonizer.config.target.suffix)
-    counted = work_through(found, waiting, finished, recipe, connect, verbose)
+    counted = work_through(found, waiting, finished, recipe, connect, verbose, reports_only)
+    write_pages(bids_dir, out_dir)
     if counted["failed"] or counted["not fetched"]:
         raise typer.Exit(1)
 
@@ -246,6 +263,7 @@ def work_through(
     recipe: Recipe,
     connect: AbstractContextManager[Client],
     verbose: bool,
+    reports_only: bool = False,
 ) -> Counter[str]:
     """Harmonize the scans that wait, with a line for each in the log, and sum up.
 
@@ -261,6 +279,8 @@ def work_through(
         Starts the workers; it is entered if there is work.
     verbose : bool
         Show the lines of the log, and tracebacks.
+    reports_only : bool
+        Make the figures of the waiting scans, which are finished, again.
 
     Returns
     -------
@@ -269,7 +289,7 @@ def work_through(
     """
     from isochroma.cohort.derivative import record_failure
     from isochroma.cohort.run import Rate, harmonize_scans
-    from isochroma.cohort.work import harmonize_scan
+    from isochroma.cohort.work import harmonize_scan, report_again
 
     folder = recipe.folder
     counted = Counter({"already there": len(finished)})
@@ -277,7 +297,10 @@ def work_through(
         record_failure(folder, scan, "")
     with journal(folder) as log, progress_display() as display:
         note(f"isochroma {__version__}, {recipe}", False)
-        note(f"{len(waiting)} scans to harmonize, {len(finished)} already there", True)
+        if reports_only:
+            note(f"figures of {len(waiting)} scans", True)
+        else:
+            note(f"{len(waiting)} scans to harmonize, {len(finished)} already there", True)
         for relative, reason in found.left_out.items():
             note(f"left out {printable(relative)}: {reason}", verbose)
         for scan in found.missing:
@@ -288,13 +311,17 @@ def work_through(
         with connect if waiting else nullcontext() as client:
             display.task = "waiting for the first scans"
             advance(0, len(waiting))
-            work = partial(harmonize_scan, recipe)
+            work = partial(report_again if reports_only else harmonize_scan, recipe)
             for outcome in harmonize_scans(client, work, waiting) if client else ():
                 rate.count()
                 highest = max(highest, outcome.peak_gb)
                 counted["failed" if outcome.failure else "done"] += 1
                 counted["with warnings"] += bool(outcome.warnings)
-                record_failure(folder, outcome.scan, outcome.failure, outcome.details)
+                if not reports_only:
+                    record_failure(folder, outcome.scan, outcome.failure, outcome.details)
+                if outcome.no_figures:
+                    shown = printable(outcome.scan.relative)
+                    note(f"no figures of {shown}: {printable(outcome.no_figures)}", True)
                 note(describe(outcome), verbose or bool(outcome.failure))
                 if verbose and outcome.details:
                     say(outcome.details, err=True)
@@ -309,6 +336,29 @@ def work_through(
         note(summary, False)
     say(f"isochroma: {summary} Log: {log}", err=True)
     return counted
+
+
+def write_pages(bids_dir: Path, out_dir: Path, table: bool = False) -> Path:
+    """Write the pages of a derivative.
+
+    Parameters
+    ----------
+    bids_dir, out_dir : Path
+        The data set and the derivative.
+    table : bool
+        Whether to write group.tsv too.
+
+    Returns
+    -------
+    path : Path
+        The page of all scans.
+    """
+    from isochroma.cohort import group, pages
+
+    rows = group.group_rows(out_dir, bids_dir / "participants.tsv")
+    if table:
+        group.write_group(out_dir, rows)
+    return pages.write_pages(out_dir, rows, f"{bids_dir.resolve().name}, harmonized")
 
 
 def show_plan(found: Found, finished: set[str]) -> None:

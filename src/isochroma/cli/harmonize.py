@@ -110,10 +110,7 @@ def harmonize(
         n4,
         outside,
     )
-    check_revise(revise, harmonizer)
-    if uncertainty and not harmonizer.revises:
-        msg = "the expected error is known for outputs of the second pass alone. Leave it out."
-        raise InputError(msg, "uncertainty")
+    check_revise(revise, harmonizer, uncertainty)
     for folder in {files.image.parent for files in planned.values()}:
         remove_leavings(folder)
     count = Counter[str]()

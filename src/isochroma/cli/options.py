@@ -118,8 +118,8 @@ def choose_sampling(paper: bool, seed: int, **changes: Any) -> SamplingSettings:
     return dataclasses.replace(start, seed=seed, **chosen)
 
 
-def check_revise(revise: bool | None, harmonizer: Harmonizer) -> None:
-    """Refuse a second pass that was asked for and cannot be.
+def check_revise(revise: bool | None, harmonizer: Harmonizer, uncertainty: bool = False) -> None:
+    """Refuse a second pass that was asked for, or is needed, and cannot be.
 
     Parameters
     ----------
@@ -127,7 +127,12 @@ def check_revise(revise: bool | None, harmonizer: Harmonizer) -> None:
         The option.
     harmonizer : Harmonizer
         The model and its settings.
+    uncertainty : bool
+        Whether a map of the expected error is wanted.
     """
+    if uncertainty and not harmonizer.revises:
+        msg = "the expected error is known for outputs of the second pass alone. Leave it out."
+        raise InputError(msg, "uncertainty")
     if revise and not harmonizer.revises:
         msg = (
             "the second pass needs the local refinement, and a model trained for it. Leave it out."

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from isochroma.cohort.plan import MODALITIES, Scan
+from isochroma.cohort.plan import ENTITIES, MODALITIES, NAME, Scan
 from isochroma.errors import InputError, printable
 from isochroma.files import remove_leavings, write_atomically
 from isochroma.outputs import OutputFiles
@@ -25,7 +25,7 @@ from isochroma.version import __version__
 
 BIDS_VERSION = "1.10.0"
 DESCRIPTION = "dataset_description.json"
-IGNORED = ("logs/", "figures/", "group*", "*.html")  # BIDS knows no names for them
+IGNORED = ("logs/", "figures", "group*", "*.html")  # BIDS knows no names for them
 LOGS = "logs"
 FAILED = f"{LOGS}/failed"
 SOURCE = "raw"  # name of the source data set in BIDS URIs
@@ -60,6 +60,55 @@ def output_files(folder: Path, scan: Scan, target: str) -> OutputFiles:
         uncertainty=place / f"{scan.stem}_desc-uncertainty{origin}_{target}.nii.gz",
         mask_sidecar=place / f"{mask}.json",
     )
+
+
+def stem_of(image: Path) -> str:
+    """Return the name of an output without its ending."""
+    return image.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def session_outputs(files: OutputFiles) -> dict[str, tuple[Path, Path]]:
+    """Find the finished outputs that lie beside those of a scan: of the same session.
+
+    Parameters
+    ----------
+    files : OutputFiles
+        Of the scan.
+
+    Returns
+    -------
+    others : dict of str to (Path, Path)
+        Harmonized image and mask of each other scan, by the image's name without its ending.
+    """
+    others = {}
+    for sidecar in sorted(files.image.parent.glob("*_desc-harmonized*.json")):
+        begin, _, rest = sidecar.stem.partition("_desc-harmonized")
+        origin = rest.partition("_")[0]
+        image = sidecar.with_suffix(".nii.gz")
+        mask = sidecar.with_name(f"{begin}_desc-brain{origin}_mask.nii.gz")
+        if image != files.image and image.is_file() and mask.is_file():
+            others[sidecar.stem] = (image, mask)
+    return others
+
+
+def describe_entities(relative: str) -> str:
+    """Say in words which scan of its participant a file is, such as "session 1, run 2, FLAIR".
+
+    Parameters
+    ----------
+    relative : str
+        The scan, relative to the data set.
+
+    Returns
+    -------
+    text : str
+    """
+    match = NAME.fullmatch(relative.rpartition("/")[2])
+    if match is None:
+        return relative
+    labels = match.groupdict()
+    named = [f"{name} {labels[key]}" for key, name in ENTITIES.items() if labels[key]]
+    return ", ".join([*named[1:], labels["suffix"]])
 
 
 def origin_of(modality: str, target: str) -> str:

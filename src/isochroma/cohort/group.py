@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from isochroma.cohort.derivative import FAILED
+from isochroma.cohort.derivative import FAILED, stem_of
 from isochroma.cohort.plan import ENTITIES, NAME
 from isochroma.errors import InputError, printable
 from isochroma.files import write_atomically
+from isochroma.report.scan import is_measured
 from isochroma.tables import read_json, read_table, read_text
 
 TABLE = "group.tsv"
 MISSING = "n/a"
+REPORT = "_report.json"
 
 MEASURES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "brain_ml": lambda sidecar: sidecar["BrainVolumeMl"],
@@ -41,7 +43,8 @@ def group_rows(folder: Path, participants: Path | None = None) -> list[dict[str,
     -------
     rows : list of dict of str to str
         One for each scan, sorted by source: its entities, `site`, `modality`, `status` ("done" or
-        "failed"), `warnings` (codes), `failure`, `source` (relative to the data set), `output`
+        "failed"), `warnings` (codes), `failure`, `agreement` (the least with another scan of the
+        session), `source` (relative to the data set), `output`
         (relative to the derivative) and the columns of `MEASURES`; "n/a" where there is none.
 
     Raises
@@ -53,7 +56,11 @@ def group_rows(folder: Path, participants: Path | None = None) -> list[dict[str,
     if participants is not None and participants.is_file():
         for row in read_table(participants, ("participant_id",)):
             sites[row["participant_id"]] = row.get("site") or MISSING
-    found = {row["source"]: row for row in _finished(folder)}
+    found: dict[str, dict[str, Any]] = {row["source"]: row for row in _finished(folder)}
+    reports = read_reports(folder)
+    for entry in found.values():
+        known = reports.get(stem_of(Path(entry["output"])), {}).get("Agreement", {}).values()
+        entry["agreement"] = min((value for value in known if value is not None), default=None)
     for row in _failures(folder):
         found[row["source"]] = {**found.get(row["source"], {}), **row}
     if not found:
@@ -79,7 +86,35 @@ def group_rows(folder: Path, participants: Path | None = None) -> list[dict[str,
 
 
 def _columns() -> list[str]:
-    return ["status", "warnings", "failure", *MEASURES, "source", "output"]
+    return ["status", "warnings", "failure", *MEASURES, "agreement", "source", "output"]
+
+
+def read_reports(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read what the pages show of each scan.
+
+    Parameters
+    ----------
+    folder : Path
+        The derivative.
+
+    Returns
+    -------
+    reports : dict of str to dict
+        By the name of the harmonized image without its ending; each agreement stands in both.
+    """
+    reports = {}
+    for path in sorted(folder.glob(f"sub-*/figures/*{REPORT}")):
+        try:
+            content = read_json(path)
+        except InputError:
+            content = None
+        if content is not None and is_measured(content):  # else the page says what is missing
+            reports[path.name.removesuffix(REPORT)] = content
+    for name, report in reports.items():
+        for other, value in report["Agreement"].items():
+            if other in reports:
+                reports[other]["Agreement"].setdefault(name, value)
+    return reports
 
 
 def _finished(folder: Path) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,7 @@ import torch
 
 from isochroma.checks import ScanWarning
 from isochroma.cohort.derivative import output_files, source_entries
+from isochroma.cohort.pages import report_scan
 from isochroma.cohort.plan import Scan
 from isochroma.errors import InputError, one_line, printable
 from isochroma.files import remove_leavings
@@ -41,6 +42,8 @@ class Recipe:
         Whether the bias field is corrected, if the model's preprocessing does.
     threads : int
         CPU threads of a worker.
+    uncertainty : bool
+        Whether maps of the expected error are written.
     """
 
     folder: Path
@@ -49,6 +52,7 @@ class Recipe:
     compute: ComputeSettings = field(default_factory=ComputeSettings)
     n4: bool = True
     threads: int = 1
+    uncertainty: bool = False
 
     def harmonizer(self) -> Harmonizer:
         """Load the model."""
@@ -69,7 +73,7 @@ class Recipe:
         job : Job
         """
         files = output_files(self.folder, scan, harmonizer.config.target.suffix)
-        return Job(harmonizer, scan.path, files, source_entries(scan))
+        return Job(harmonizer, scan.path, files, source_entries(scan), uncertainty=self.uncertainty)
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class Outcome:
         Why there is no output, in one line; empty if there is.
     details : str
         The traceback of a failure that is not the scan's.
+    no_figures : str
+        Why the pages have no figures of it, in one line.
     """
 
     scan: Scan
@@ -98,6 +104,7 @@ class Outcome:
     warnings: tuple[ScanWarning, ...] = ()
     failure: str = ""
     details: str = ""
+    no_figures: str = ""
 
 
 _alone = threading.Lock()  # a worker of several threads harmonizes one scan at a time, too
@@ -127,7 +134,7 @@ def harmonize_scan(recipe: Recipe, scan: Scan) -> Outcome:
         With the failure, if there was one.
     """
     start = time.monotonic()
-    failure, details = "", ""
+    failure, details, no_figures = "", "", ""
     warnings: tuple[ScanWarning, ...] = ()
     with _alone, PeakMemory() as memory:
         try:
@@ -136,10 +143,41 @@ def harmonize_scan(recipe: Recipe, scan: Scan) -> Outcome:
             # a worker that was lost after its last write leaves the scan done, but not reported
             if not job.is_finished(replace=True):
                 warnings = tuple(job.run())
+            no_figures = _report(job)
         except InputError as error:
             failure = one_line(error).removeprefix(f"{printable(scan.path)}: ")
         except Exception as error:  # whatever one scan raises, the others go on
             failure = f"{type(error).__name__}: {one_line(error)}"
             details = traceback.format_exc()
     seconds = time.monotonic() - start
-    return Outcome(scan, seconds, memory.lap() / 1000, warnings, failure, details)
+    peak_gb = memory.lap() / 1000
+    return Outcome(scan, seconds, peak_gb, warnings, failure, details, no_figures)
+
+
+def report_again(recipe: Recipe, scan: Scan) -> Outcome:
+    """Make the figures of a finished scan again.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        As it was harmonized.
+    scan : Scan
+        The input.
+
+    Returns
+    -------
+    outcome : Outcome
+        With what failed, if anything did.
+    """
+    start = time.monotonic()
+    failure = _report(recipe.job(_ready(recipe), scan))
+    return Outcome(scan, time.monotonic() - start, failure=failure)
+
+
+def _report(job: Job) -> str:
+    """Make the figures of a finished scan; return why not, whatever was raised."""
+    try:
+        report_scan(job.files, job.path, job.harmonizer.config.target)
+    except Exception as error:  # a picture is no reason to lose a scan
+        return f"{type(error).__name__}: {one_line(error)}"
+    return ""

@@ -1,0 +1,1 @@
+"""Pages about a study: one for each participant, and one for all."""
