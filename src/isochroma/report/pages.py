@@ -57,7 +57,7 @@ def render(template: str, **values: Any) -> str:
     ----------
     template : str
         Its name.
-    values : object
+    **values : object
         What it names.
 
     Returns
