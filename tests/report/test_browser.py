@@ -68,7 +68,8 @@ def test_participant(browser: webdriver.Chrome, tmp_path: Path) -> None:
     )
     page = participant.write_page(tmp_path / "sub-01.html", "sub-01", [shown])
     browser.get(page.as_uri())
-    assert browser.execute_script("return [...document.images].every(each => each.naturalWidth)")
+    browser.execute_script("for (const each of document.images) each.loading = 'eager'")
+    wait_for(browser, "[...document.images].every(each => each.naturalWidth)", 10)
     label = "document.querySelector('.flicker span').textContent"
     browser.find_element("css selector", ".flicker").click()
     assert browser.execute_script(f"return {label}") == "harmonized"
