@@ -210,16 +210,16 @@ def save_mosaic(
     scale = 2 if max(mask.shape) < 130 else 1
     bands: list[Image.Image] = []
     gap = np.where(mask, output - source, 0)
-    inside = np.where(mask, output, -1)
+    before, after = (np.where(mask, volume, -1) for volume in (source, output))
     for plane in reversed(PLANES):
         cut = Cut.through(mask, plane, count)
-        shown = enlarge(grey(cut.row(source)), scale).convert("RGB")
+        shown = enlarge(grey(cut.row(before)), scale).convert("RGB")
         border = outline(cut.row(mask), scale)
         pixels = np.asarray(shown).copy()
         pixels[border] = CONTOUR
         rows = {
             "source, brain mask": Image.fromarray(pixels),
-            "harmonized": enlarge(grey(cut.row(inside)), scale).convert("RGB"),
+            "harmonized": enlarge(grey(cut.row(after)), scale).convert("RGB"),
             "harmonized - source": enlarge(diverging(cut.row(gap)), scale),
         }
         bands += [_titled(cut.marked(picture), title) for title, picture in rows.items()]
