@@ -41,7 +41,8 @@ class TestMakePlan:
 
     def test_the_reference_methods_are_always_there(self, study: Path, tmp_path: Path) -> None:
         plan = make_plan(study, tmp_path, [Blur()])
-        assert [method.name for method in plan.methods] == ["raw", "histogram matching", "blur"]
+        names = [method.name for method in plan.methods]
+        assert names == ["raw", "N4", "histogram matching", "blur"]
 
     def test_core_limits_slow_methods(self, study: Path, tmp_path: Path) -> None:
         plan = make_plan(study, tmp_path, [Blur()], ["blur"])

@@ -16,7 +16,7 @@ from fixtures_pipeline import RAS, head, head_image
 from isochroma.cli import app
 from isochroma.errors import InputError
 from isochroma.evaluation.measuring import measure_scan
-from isochroma.evaluation.methods import Blur, Command, Raw, TargetMean
+from isochroma.evaluation.methods import N4, Blur, Command, TargetMean
 from isochroma.evaluation.phantoms.travelling import write_study
 from isochroma.evaluation.plan import Budget, Plan, make_plan
 from isochroma.evaluation.run import evaluate
@@ -86,32 +86,32 @@ class TestEvaluation:
     ) -> None:
         out, _ = result
         table = pd.read_csv(out / "results.csv")
-        own = table[(table["scan"] == "truth") & (table["method"] == "raw")]
+        own = table[(table["scan"] == "truth") & (table["method"] == "N4")]
         scores = own[own["part"] == "truth"].set_index("measure")["value"]
         assert scores["ssim"] == pytest.approx(1, abs=1e-3)
         assert "psnr" not in scores  # infinite: left out
-        assert value(out, "truth", "psnr", "raw") > value(out, "truth", "psnr", "blur") + 3
+        assert value(out, "truth", "psnr", "N4") > value(out, "truth", "psnr", "blur") + 3
 
-    def test_a_command_that_copies_scores_as_raw(self, result: tuple[Path, Summary]) -> None:
+    def test_a_command_that_copies_scores_as_n4(self, result: tuple[Path, Summary]) -> None:
         out, _ = result
         for part, measure in (("truth", "ssim"), ("segmentation", "dice mean"), ("pairs", "ncc")):
-            raw = value(out, part, measure, "raw")
-            assert value(out, part, measure, "copy") == pytest.approx(raw, abs=0.01)
+            corrected = value(out, part, measure, "N4")
+            assert value(out, part, measure, "copy") == pytest.approx(corrected, abs=0.01)
 
-    def test_raw_keeps_all_anatomy_and_blur_does_not(self, result: tuple[Path, Summary]) -> None:
+    def test_n4_keeps_all_anatomy_and_blur_does_not(self, result: tuple[Path, Summary]) -> None:
         out, _ = result
-        assert value(out, "anatomy", "edges kept", "raw") == 1
-        assert value(out, "anatomy", "edges invented", "raw") == 0
-        assert value(out, "anatomy", "local ncc", "raw") == pytest.approx(1, abs=1e-3)
+        assert value(out, "anatomy", "edges kept", "N4") == 1
+        assert value(out, "anatomy", "edges invented", "N4") == 0
+        assert value(out, "anatomy", "local ncc", "N4") == pytest.approx(1, abs=1e-3)
         assert value(out, "anatomy", "local ncc", "blur") < 0.99
-        assert value(out, "closeness", "change", "raw") == 0
+        assert value(out, "closeness", "change", "N4") == 0
 
     def test_repetitions_of_one_person_are_paired(self, result: tuple[Path, Summary]) -> None:
         out, _ = result
         table = pd.read_csv(out / "results.csv")
         pairs = table[table["part"] == "pairs"]
         assert set(pairs["group"]) == {"rescan"}
-        assert value(out, "pairs", "ncc", "raw") > 0.85
+        assert value(out, "pairs", "ncc", "N4") > 0.85
         # The mean head looks the same whatever is put in: agreement alone proves nothing.
         assert value(out, "pairs", "ncc", "target mean") > 0.99
 
@@ -158,7 +158,7 @@ class TestEvaluation:
     ) -> None:
         """The output of the scan is kept, its Dice is not."""
         out, _ = result
-        before = value(out, "segmentation", "dice mean", "raw")
+        before = value(out, "segmentation", "dice mean", "N4")
         plan = make_plan(study, out, [], budget=BUDGET, jobs=1)
         scan = plan.work.scans[0]
         data, mask = head(seed=5)
@@ -167,7 +167,7 @@ class TestEvaluation:
         changed = dataclasses.replace(scan, tissues=study.parent / "other.nii.gz")
         work = Workspace(plan.work.train, [changed], out / "cache", 0)
         tools = fit_tools(work, BUDGET.segmenter_steps)
-        found = measure_scan(dataclasses.replace(plan, work=work), Raw(), changed, tools)
+        found = measure_scan(dataclasses.replace(plan, work=work), N4(), changed, tools)
         dice = {row.measure: row.value for row in found.rows if row.part == "segmentation"}
         assert abs(dice["dice mean"] - before) > 0.01
 

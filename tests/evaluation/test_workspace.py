@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,14 @@ import pytest
 
 from fixtures_pipeline import RAS, head
 from isochroma.errors import InputError
-from isochroma.evaluation.methods import Blur
+from isochroma.evaluation.methods import METHODS, Blur
 from isochroma.evaluation.study import Case, Scan
 from isochroma.evaluation.workspace import Workspace, apply
 from isochroma.images.grid import Grid
-from isochroma.images.preprocess import Prepared
+from isochroma.images.preprocess import Prepared, PreprocessSettings
+
+UNFITTED = ("raw", "n4", "histogram-matching", "histogram-matching-no-n4", "blur")
+CHEAP = {name: METHODS[name] for name in UNFITTED}
 
 
 def scan(folder: Path, name: str, **known: object) -> Scan:
@@ -104,6 +108,23 @@ class TestTissues:
     def test_none_without_a_t1w_scan(self, tmp_path: Path) -> None:
         row = scan(tmp_path, "a", contrast="T2w")
         assert Workspace([], [row], tmp_path, 0).tissues(Case(row, prepared())) is None
+
+
+class TestSeenBy:
+    def test_raw_is_without_n4_and_all_else_with_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def open_case(row: Scan, settings: PreprocessSettings) -> Case:
+            return Case(row, dataclasses.replace(prepared(), lower=float(settings.n4)))
+
+        monkeypatch.setattr("isochroma.evaluation.workspace.open_case", open_case)
+        row = scan(tmp_path, "a")
+        work = Workspace([], [row], tmp_path / "cache", 0)
+        found = {
+            name: work.seen_by(make("default"), row).lower for name, (make, *_) in CHEAP.items()
+        }
+        without = {"raw": 0, "histogram-matching-no-n4": 0}
+        assert found == {"n4": 1, "histogram-matching": 1, "blur": 1, **without}
 
 
 class TestTarget:

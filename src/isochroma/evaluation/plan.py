@@ -11,7 +11,7 @@ import numpy as np
 
 from isochroma.errors import InputError
 from isochroma.evaluation.measures.pairs import same_person
-from isochroma.evaluation.methods import HistogramMatching, Method, Raw
+from isochroma.evaluation.methods import N4, HistogramMatching, Method, Raw
 from isochroma.evaluation.study import Scan, read_study
 from isochroma.evaluation.tools import LEAST_WITH_AGE, Tools
 from isochroma.evaluation.workspace import Workspace
@@ -132,7 +132,7 @@ def make_plan(
     if not scans:
         msg = f"{study}: no scans to evaluate beside the target's training scans."
         raise InputError(msg)
-    always: list[Method] = [Raw(), HistogramMatching()]
+    always: list[Method] = [Raw(), N4(), HistogramMatching()]
     named = {method.name: method for method in [*always, *methods]}
     unknown = set(only_core) - set(named)
     if unknown:

@@ -61,7 +61,7 @@ def evaluate(
     out : Path
         Folder of the report and of the store, made if it is not there.
     methods : sequence of Method
-        What is compared; raw scans and histogram matching are always among them.
+        What is compared; raw scans, N4 and histogram matching are always among them.
     only_core : sequence of str
         Names of methods that are too slow for all scans: they get the core scans alone.
     budget : Budget

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from isochroma.errors import InputError
-from isochroma.evaluation.methods import Method
+from isochroma.evaluation.methods import Method, Uncorrected
 from isochroma.evaluation.store import Store
 from isochroma.evaluation.study import WITH_LESIONS, Case, Scan, contents, open_case
 from isochroma.evaluation.tissues import classify
@@ -175,7 +175,15 @@ class Workspace:
         """Return what a fitted method makes of the scan, with its cost."""
         key = ("output", *self.output_key(method, scan, seed))
         seed = self.seed if seed is None else seed
-        return self.store.get(key, lambda: apply(method, self.case(scan).prepared, seed))
+        return self.store.get(key, lambda: apply(method, self.seen_by(method, scan), seed))
+
+    def seen_by(self, method: Method, scan: Scan) -> Prepared:
+        """Return the scan as a method gets it, with N4 or without."""
+        if not isinstance(method, Uncorrected):
+            return self.case(scan).prepared
+        settings = dataclasses.replace(PREPROCESS, n4=False)
+        key = ("without N4", *self.case_key(scan))
+        return self.store.get(key, lambda: open_case(scan, settings).prepared)
 
     def volume(self, method: Method, case: Case) -> np.ndarray:
         """Return what a fitted method makes of the scan as a volume (I, J, K) float32."""

@@ -3,16 +3,18 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 
 from fixtures_methods import prepared_head, recontrasted
-from isochroma.evaluation.methods import Blur, Raw, TargetMean
+from isochroma.evaluation.methods import N4, Blur, Method, Raw, TargetMean
 from isochroma.images import metrics
 from isochroma.images.preprocess import Prepared
 
 
-class TestRaw:
-    def test_is_the_scan(self, source: Prepared) -> None:
-        np.testing.assert_array_equal(Raw().apply(source), source.image)
+class TestUnchanged:
+    @pytest.mark.parametrize("method", [Raw(), N4()])
+    def test_is_the_scan(self, source: Prepared, method: Method) -> None:
+        np.testing.assert_array_equal(method.apply(source), source.image)
 
 
 class TestBlur:

@@ -9,15 +9,17 @@ from isochroma.evaluation.methods.base import (
     Method,
     Role,
     Stateless,
+    Uncorrected,
     method_names,
     named_methods,
     register,
 )
 from isochroma.evaluation.methods.blindharmony import BlindHarmony
 from isochroma.evaluation.methods.command import Command
-from isochroma.evaluation.methods.controls import Blur, Raw, TargetMean
+from isochroma.evaluation.methods.controls import N4, Blur, Raw, TargetMean
 from isochroma.evaluation.methods.histograms import (
     HistogramMatching,
+    HistogramMatchingWithoutN4,
     Nyul,
     SSIMHistogramMatching,
 )
@@ -26,11 +28,13 @@ from isochroma.evaluation.methods.ours import Ours
 
 __all__ = [
     "METHODS",
+    "N4",
     "BlindHarmony",
     "Blur",
     "Command",
     "Entry",
     "HistogramMatching",
+    "HistogramMatchingWithoutN4",
     "Method",
     "Nyul",
     "Ours",
@@ -39,6 +43,7 @@ __all__ = [
     "SSIMHistogramMatching",
     "Stateless",
     "TargetMean",
+    "Uncorrected",
     "WhiteStripe",
     "ZScore",
     "method_names",

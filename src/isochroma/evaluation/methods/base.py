@@ -76,6 +76,10 @@ class Stateless:
         """Learn nothing."""
 
 
+class Uncorrected:
+    """Base of methods that get the scan without the correction of its bias field (N4)."""
+
+
 class Role(IntEnum):
     """What a method is in the comparison for, in the order of reports."""
 

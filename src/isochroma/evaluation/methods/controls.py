@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from isochroma.evaluation.methods.base import Role, Stateless, register
+from isochroma.evaluation.methods.base import Role, Stateless, Uncorrected, register
 from isochroma.evaluation.methods.mean_head import average_heads, place_head
 from isochroma.images.masked import smooth
 from isochroma.images.preprocess import Prepared
 
 
-@register("raw", Role.UNPROCESSED, quick=True)
-class Raw(Stateless):
-    """Return the prepared scan as it is."""
+class Unchanged(Stateless):
+    """Base of the methods that return the scan that they get."""
 
-    name = "raw"
+    name: str
     version = 1
 
     def __init__(self) -> None:
@@ -26,6 +25,20 @@ class Raw(Stateless):
     def apply(self, scan: Prepared, seed: int = 0) -> np.ndarray:
         """Copy the scan; see `Method.apply`."""
         return scan.image.copy()
+
+
+@register("raw", Role.UNPROCESSED, quick=True)
+class Raw(Unchanged, Uncorrected):
+    """Do nothing to the scan but what comparing needs: brain, model grid, linear scale."""
+
+    name = "raw"
+
+
+@register("n4", Role.UNPROCESSED, quick=True)
+class N4(Unchanged):
+    """Correct the bias field alone, as is done before every other method."""
+
+    name = "N4"
 
 
 @register("blur", Role.CONTROL, quick=True)

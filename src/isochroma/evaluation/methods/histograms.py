@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from intensity_normalization.normalizers.population.nyul import NyulNormalizer
 from scipy import ndimage
 
-from isochroma.evaluation.methods.base import Role, register
+from isochroma.evaluation.methods.base import Role, Uncorrected, register
 from isochroma.evaluation.methods.packaged import PACKAGE, as_images
 from isochroma.images.masked import scatter, smooth
 from isochroma.images.preprocess import Prepared
@@ -35,6 +35,13 @@ class HistogramMatching:
     def apply(self, scan: Prepared, seed: int = 0) -> np.ndarray:
         """Match the scan; see `Method.apply`."""
         return match_histogram(scan.image, scan.mask, self.quantiles)
+
+
+@register("histogram-matching-no-n4", Role.REFERENCE)
+class HistogramMatchingWithoutN4(HistogramMatching, Uncorrected):
+    """Match the histogram of the scan without N4."""
+
+    name = "histogram matching, no N4"
 
 
 @register("nyul", Role.REFERENCE)
