@@ -1,8 +1,8 @@
 """The study file of the project's real scans: python benchmarks/make_study.py --data DIR --out DIR.
 
 Writes OUT/study.tsv, and into OUT/simulated the simulated travelling subjects: the target's test
-subjects on every preset, the same with inserted lesions on one preset, and OASIS as one T2w preset
-shows it (a large gap with known tissues and ages; no truth). Nothing is fitted here.
+subjects on every preset, the same with inserted lesions on one preset, and OASIS and IXI as one T2w
+preset shows them (a large gap with known tissues and ages; no truth). Nothing is fitted here.
 """
 
 from __future__ import annotations
@@ -11,14 +11,23 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 from held_out import participants
 
 from isochroma.evaluation.phantoms.sequences import PRESETS
 from isochroma.evaluation.phantoms.travelling import write_study, write_travelling_subject
+from isochroma.evaluation.tissues import CSF, GREY, WHITE
 
 LESION_PRESET = "mprage-1.5T"
 LARGE_GAP = "tse-t2-3T"
 CORE_PERSONS = 4
+# DLMUSE's regions by tissue; deep nuclei, the brainstem and all else have none.
+REGIONS = {
+    CSF: [4, 11, *range(49, 53)],  # the ventricles
+    GREY: [38, 39, *range(71, 74), *range(100, 208)],  # the cortex, and the cerebellum's
+    WHITE: [40, 41, *range(81, 89), *range(91, 96)],
+}
 
 
 def target(data: Path, out: Path) -> list[dict[str, Any]]:
@@ -72,19 +81,48 @@ def oasis(data: Path, out: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def ixi(data: Path, out: Path) -> list[dict[str, Any]]:
+    """IXI's heads of one scanner, a third with tissue labels, and as a T2w scanner shows them."""
+    folder = data / "ages_ixi_hh"
+    rows = []
+    for row in participants(folder):
+        person = row["participant_id"]
+        path = folder / f"{person}_T1w.nii.gz"
+        labels = folder / f"{person}_labels.nii.gz"
+        known = {"site": "IXI-HH", "person": person, "age": row["age"], "sex": row["sex"]}
+        if labels.is_file():
+            known["tissues"] = write_tissues(labels, out / f"{person}_tissues.nii.gz")
+        rows.append({"path": path, "scan": f"ixi_{person}", "grid": person, **known})
+        simulated = write_travelling_subject(path, out, [LARGE_GAP])[0]
+        rows.append({**simulated, **known, "grid": person, "truth": ""})
+    return rows
+
+
+def write_tissues(regions: Path, path: Path) -> Path:
+    """Write the tissues of a volume of regions, and return the path."""
+    image = nib.load(regions)
+    values = np.asarray(image.dataobj)
+    tissues = np.zeros(values.shape, np.uint8)
+    for tissue, of_tissue in REGIONS.items():
+        tissues[np.isin(values, of_tissue)] = tissue
+    nib.save(nib.Nifti1Image(tissues, image.affine), path)
+    return path
+
+
 def others(data: Path) -> list[dict[str, Any]]:
     """ds000011, and one person each of Kirby21 and MS in several contrasts."""
-    folder = data / "source_ds000011"
     rows: list[dict[str, Any]] = [
         {
-            "path": folder / f"{row['participant_id']}_T1w.nii.gz",
+            "path": path,
             "scan": f"ds000011_{row['participant_id']}",
             "site": "ds000011",
             "person": f"ds000011_{row['participant_id']}",
             "age": row["age"],
             "sex": row["sex"],
         }
+        for folder in (data / "source_ds000011", data / "clinical_ds000011")
         for row in participants(folder)
+        if (path := folder / f"{row['participant_id']}_T1w.nii.gz").is_file()
     ]
     for name, prefix, contrasts in (
         ("kirby113", data / "contrasts_kirby113" / "113", ("T1w", "T2w", "FLAIR")),
@@ -113,7 +151,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the study")
     options = parser.parse_args()
     data, out = options.data.resolve(), options.out.resolve()
-    rows = [*target(data, out / "simulated"), *oasis(data, out / "simulated"), *others(data)]
+    simulated = out / "simulated"
+    rows = [*target(data, simulated), *oasis(data, simulated), *ixi(data, simulated)]
+    rows += others(data)
     write_study(out / "study.tsv", rows)
     print(f"{out / 'study.tsv'}: {len(rows)} scans")
 

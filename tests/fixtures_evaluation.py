@@ -25,14 +25,13 @@ def sample(
     tissues: np.ndarray | None = None,
     lesions: Lesions | None = None,
     edges: np.ndarray | None = None,
-    age: float = np.nan,
     **tools: Any,
 ) -> Sample:
     """An output on voxels of 1 mm with what is given; tools that are not given are None."""
     image = output if source is None else source
     prepared = Prepared(image, mask, Grid(mask.shape, np.eye(4)), 0.0, 1.0)
-    scan = Scan(Path("scan.nii"), "S", "scan", "person", age=age)
-    names = ("profile", "features", "target_features", "segmenter", "age")
+    scan = Scan(Path("scan.nii"), "S", "scan", "person")
+    names = ("profile", "features", "target_features", "segmenter", "space")
     return Sample(
         Case(scan, prepared, truth, labels),
         output,

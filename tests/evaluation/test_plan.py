@@ -2,14 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from isochroma.errors import InputError
 from isochroma.evaluation.methods import Blur
 from isochroma.evaluation.plan import Budget, make_plan, notes
 from isochroma.evaluation.tools import Tools
-from isochroma.evaluation.tools.age import AgeModel
 
 HEAD = "path\tsite\tscan\tsplit\tcontrast\tcore\n"
 ROWS = [
@@ -67,14 +65,8 @@ class TestNotes:
         plan = make_plan(study, tmp_path, [Blur()], ["blur"], Budget(permutations=5))
         lines = notes(plan, Tools(None, None, [], None, None))  # type: ignore[arg-type]
         assert "truth: the study has no scans with a truth." in lines
-        assert "age: fewer than 20 target scans with an age." in lines
+        assert "age, sites: no site has 20 people of known age." in lines
         assert "blur: on the 1 core scans only, and not in the site audit." in lines
         assert "pairs: the study has no co-registered or repeated scans." in lines
         assert any("fewer than 10 persons" in line for line in lines)
         assert any("'permutations': 5" in line for line in lines)
-
-    def test_skill_of_the_age_predictor_is_said(self, study: Path, tmp_path: Path) -> None:
-        age = AgeModel(None, None, 6.41, 0.138, 7.02)  # type: ignore[arg-type]
-        tools = Tools(None, None, [np.zeros((1, 1))], None, age)  # type: ignore[arg-type]
-        (line,) = [n for n in notes(make_plan(study, tmp_path, []), tools) if "errs" in n]
-        assert "errs by 6.4 years (R² 0.14), always saying the mean age by 7.0" in line

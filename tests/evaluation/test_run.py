@@ -131,7 +131,7 @@ class TestEvaluation:
         assert "data:image/png;base64," in page
         assert "http://" not in page
         assert "https://" not in page
-        assert "fewer than 20 target scans" in page
+        assert "no site has 20 people of known age" in page
         assert "broken failed with exit code 1" in page
         assert json.loads((out / "summary.json").read_text())["records"] == summary.records
 

@@ -63,5 +63,5 @@ class TestSummarise:
         assert record["scans"] == 22
 
     def test_measures_that_are_not_shown_are_left_out(self) -> None:
-        table = rows("ours", {("a", "p"): 40.0}, "predicted").assign(part="age")
+        table = rows("ours", {("a", "p"): 40.0}, "predicted, intensities").assign(part="age")
         assert summarise(table) == []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
+from isochroma.evaluation import downstream
 from isochroma.evaluation.measures import PARTS, audit, pairs
 from isochroma.evaluation.measures.registry import GROUP, OUTPUT, PAIR, RUN, SEEDS, Measure, Part
 from isochroma.evaluation.measures.sample import (
@@ -51,8 +53,7 @@ def scan_rows(plan: Plan, method: Method, scan: Scan, tools: Tools) -> Iterator[
             yield Row(part.name, "all", *about, measure.name, measure.compute(output))
     classical = scan.core and plan.budget.classical
     sample = cache(lambda: make_sample(work, method, scan, tools, classical))
-    ages = [scan.age, *(one.age for one in plan.work.train)]
-    known = [work.output_key(method, scan), *sample_key(work, scan), classical, ages]
+    known = [work.output_key(method, scan), *sample_key(work, scan), classical]
     fitted = [plan.budget.segmenter_steps, VERSIONS]
     for part in PARTS.values():
         if not part.of(OUTPUT):
@@ -62,6 +63,9 @@ def scan_rows(plan: Plan, method: Method, scan: Scan, tools: Tools) -> Iterator[
         group = (scan.preset or "own") if part.name == "truth" else scan.group
         for name, value in found.items():
             yield Row(part.name, group, *about, name, value)
+    if tools.space is not None and scan in downstream.judged(plan):
+        with suppress(Exception):  # what fails here fails again, and is listed, where it is used
+            downstream.find(plan, method, scan, tools, sample)
 
 
 def measure_part(part: Part, sample: Callable[[], Sample]) -> dict[str, float]:
@@ -132,14 +136,8 @@ def pair_rows(plan: Plan, method: Method, group: str, a: Scan, b: Scan) -> Itera
             yield Row(part.name, shown, name, a.person, method.name, measure, value)
 
 
-def measure_groups(
-    plan: Plan, method: Method, scans: Sequence[Scan], tools: Tools, rows: Sequence[Row]
-) -> Results:
-    """Measure the outputs of each group of scans together.
-
-    The rows are those of these scans; their predicted ages are used.
-    """
-    ages = {row.scan: row.value for row in rows if (row.part, row.measure) == ("age", "predicted")}
+def measure_groups(plan: Plan, method: Method, scans: Sequence[Scan], tools: Tools) -> Results:
+    """Measure the outputs of each group of scans together."""
     features = partial(output_features, plan, method, tools)
     groups: dict[str, list[Scan]] = {}
     for scan in scans:
@@ -149,7 +147,7 @@ def measure_groups(
         for measure in part.of(GROUP):
             rng = np.random.default_rng(plan.work.seed)
             for name, members in groups.items():
-                group = Group(members, features, tools.target_features, ages, plan.budget.resamples)
+                group = Group(members, features, tools.target_features, plan.budget.resamples)
                 about = (part.name, name, name, name, method.name, measure.name)
                 results += attempt(
                     name,

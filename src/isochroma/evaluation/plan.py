@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from isochroma.errors import InputError
 from isochroma.evaluation.measures.pairs import same_person
 from isochroma.evaluation.methods import N4, HistogramMatching, Method, Raw
@@ -152,15 +150,8 @@ def notes(plan: Plan, tools: Tools) -> list[str]:
     ]
     if not any(True for _ in same_person(scans)):
         lines.append("pairs: the study has no co-registered or repeated scans.")
-    if tools.age is None:
-        lines.append(f"age: fewer than {LEAST_WITH_AGE} target scans with an age.")
-    else:
-        lines.append(
-            f"age: cross-validated on the target's own training scans, the regressor errs by "
-            f"{tools.age.error:.1f} years (R² {tools.age.r2:.2f}), always saying the mean age by "
-            f"{tools.age.mean_age_error:.1f}. Where the first is not well below the second, the "
-            "regressor has no skill, and its results below say nothing for or against a method."
-        )
+    if tools.space is None:
+        lines.append(f"age, sites: no site has {LEAST_WITH_AGE} people of known age.")
     persons: dict[str, set[str]] = {}
     for scan in scans:
         persons.setdefault(scan.group, set()).add(scan.person)
@@ -181,5 +172,4 @@ REPORTED_IF: dict[str, tuple[str, Callable[[Scan], bool]]] = {
     "truth": ("scans with a truth", lambda scan: scan.truth is not None),
     "segmentation": ("scans with tissue labels", lambda scan: scan.tissues is not None),
     "lesions": ("scans with a lesion mask", lambda scan: scan.lesions is not None),
-    "age": ("scans with ages", lambda scan: bool(np.isfinite(scan.age))),
 }

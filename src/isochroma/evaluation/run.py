@@ -20,6 +20,7 @@ from pathlib import Path
 import joblib
 import pandas as pd
 
+from isochroma.evaluation.downstream import measure_downstream
 from isochroma.evaluation.measuring import (
     measure_groups,
     measure_pairs,
@@ -99,6 +100,8 @@ def evaluate(
         measured[method.name] = fitted, scans
         results += found
         write_rows(plan.out, results)
+    with stage("age and tissue volumes across sites"):
+        results += measure_downstream(plan, measured, tools)
     with stage("site audit"):
         results += measure_sites(plan, measured)
     table = write_rows(plan.out, results)
@@ -156,7 +159,7 @@ def measure_method(plan: Plan, method: Method, tools: Tools) -> tuple[list[Scan]
         results
         + measure_seeds(plan, method, done)
         + measure_pairs(plan, method, done)
-        + measure_groups(plan, method, done, tools, results.rows)
+        + measure_groups(plan, method, done, tools)
     )
 
 

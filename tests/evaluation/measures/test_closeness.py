@@ -142,7 +142,7 @@ class TestGroupFrechet:
         """Scans whose features are the target's, shifted along one axis; 500 patches each."""
         features = gaussian(np.zeros(2), np.eye(2))
         members = [Scan(path=None, site="S", scan=str(n), person=str(n)) for n in range(scans)]  # type: ignore[arg-type]
-        return Group(members, lambda scan: features + np.array([shift, 0]), [features] * 9, {}, 10)
+        return Group(members, lambda scan: features + np.array([shift, 0]), [features] * 9, 10)
 
     def test_known_shift(self) -> None:
         found = group_frechet(self.group(3, 4), np.random.default_rng(0))

@@ -12,7 +12,9 @@ class TestVerdict:
     def test_follows_the_direction_of_the_measure(self) -> None:
         record = {"part": "truth", "measure": "ssim", "difference_low": 0.1, "difference_high": 0.2}
         assert verdict(record) == "better"
-        assert verdict(record | {"part": "age", "measure": "absolute error"}) == "worse"
+        assert (
+            verdict(record | {"part": "age", "measure": "absolute error, intensities"}) == "worse"
+        )
         assert verdict(record | {"part": "closeness", "measure": "change"}) == ""
 
     def test_an_interval_around_0_says_nothing(self) -> None:
@@ -31,8 +33,8 @@ class TestTables:
         other = {key: value + float(rng.normal(0, 3)) for key, value in noise.items()}
         table = pd.concat(
             [
-                rows("histogram matching", error, "absolute error").assign(part="age"),
-                rows("ours", worse, "absolute error").assign(part="age"),
+                rows("histogram matching", error, "absolute error, intensities").assign(part="age"),
+                rows("ours", worse, "absolute error, intensities").assign(part="age"),
                 rows("histogram matching", noise),
                 rows("ours", other),
             ]
@@ -42,7 +44,7 @@ class TestTables:
     def test_losses_are_listed_in_words(self) -> None:
         found = losses(self.table(), "ours")
         assert len(found) == 1
-        assert found[0].startswith("Age, absolute error, g: 7.0")
+        assert found[0].startswith("Age, absolute error, intensities, g: 7.0")
         assert "n = 8" in found[0]
 
     def test_losses_that_the_digits_do_not_show_are_left_out(self) -> None:
@@ -61,12 +63,14 @@ class TestTables:
         truth, age = verdicts(self.table(), "ours")
         assert (truth["part"][:11], truth["undecided"]) == ("Truth known", 1)
         assert (age["better"], age["worse"], age["undecided"], age["gain"]) == (0, 1, 0, "")
-        assert age["loss"].startswith("Age, absolute error, g: 7.0 years, difference +2.0")
+        assert age["loss"].startswith(
+            "Age, absolute error, intensities, g: 7.0 years, difference +2.0"
+        )
 
     def test_tables_show_every_method_and_what_is_missing(self) -> None:
         shown = tables(self.table())
         assert [table["title"] for table in shown] == [
-            "Age, absolute error",
+            "Age, absolute error, intensities",
             "SSIM against the truth",
         ]
         assert shown[0]["methods"] == ["histogram matching", "ours"]

@@ -14,6 +14,7 @@ from isochroma.evaluation.measures import (
     cost,
     pairs,
     segmentation,
+    sites,
     truth,
 )
 from isochroma.evaluation.measures.registry import Measure, Part
@@ -21,7 +22,7 @@ from isochroma.evaluation.measures.registry import Measure, Part
 # In the order of the report.
 PARTS: dict[str, Part] = {
     module.part.name: module.part
-    for module in (truth, pairs, closeness, anatomy, segmentation, age, audit, cost)
+    for module in (truth, pairs, closeness, anatomy, segmentation, age, sites, audit, cost)
 }
 
 

@@ -1,62 +1,145 @@
-"""Downstream task 2, age: apply a predictor made from the target's scans to other scanners'."""
+"""Downstream task 2, age: learned from one site's outputs, tried on the others'."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
+from scipy import stats
 
-from isochroma.evaluation.measures.registry import GROUP, Part
-from isochroma.evaluation.measures.sample import Group, GroupValue, Sample
-from isochroma.evaluation.tools.age import r_squared
+from isochroma.evaluation.measures.registry import AGE, AGES, Part
+from isochroma.evaluation.measures.sample import GroupValue
 
-FRANKE = "predictor after Franke et al. 2010, doi:10.1016/j.neuroimage.2010.01.005"
-LEAST_PERSONS = 5  # of a group whose R2 is given
+FRANKE = "after Franke et al. 2010, doi:10.1016/j.neuroimage.2010.01.005"
+LEAST_PERSONS = 5  # of a group whose R2 and slope are given
+FEATURES = ("tissue maps", "intensities")
 
 part = Part(
-    "age", "Age prediction", "Ridge regression on tissue maps, fitted on target scans only."
+    "age",
+    "Age prediction across sites",
+    "A regressor learns ages from one site's scans, as each method makes them, and predicts those "
+    "of another site's. The target's scans are left as they are. Cross-validated: learned from and "
+    "tried on different people of one site, which shows what skill there is to lose. From maps of "
+    "grey and white matter (the tissue network's), or from the intensities themselves, both "
+    "smoothed in a common space onto which each scan is aligned once for all methods.",
 )
 
 
-@part.measure(
-    "predicted", "Predicted age", unit="years", needs=("age",), source=FRANKE, shown=False
-)
-def predicted(sample: Sample) -> float:
-    """Return the age that is predicted from the output."""
-    return sample.predicted_age
+@dataclass(frozen=True)
+class Predicted:
+    """Ages of the scans of one group, as predicted by one regressor.
+
+    Attributes
+    ----------
+    persons : (N,) ndarray of str
+        Who was scanned.
+    ages, predicted : (N,) ndarray
+        Years.
+    resamples : int
+        Bootstrap samples.
+    """
+
+    persons: np.ndarray
+    ages: np.ndarray
+    predicted: np.ndarray
+    resamples: int
 
 
-@part.measure("error", "Age, error", unit="years", needs=("age",), source=FRANKE)
-def error(sample: Sample) -> float:
+def error(predicted: float, age: float) -> float:
     """Return predicted minus true age: positive where the scan looks older than it is."""
-    return sample.predicted_age - sample.case.scan.age
+    return predicted - age
 
 
-@part.measure(
-    "absolute error", "Age, absolute error", unit="years", better=-1, needs=("age",), source=FRANKE
-)
-def absolute_error(sample: Sample) -> float:
+def absolute_error(predicted: float, age: float) -> float:
     """Return the absolute difference of predicted and true age."""
-    return abs(error(sample))
+    return abs(predicted - age)
 
 
-@part.measure("r2", "Age, R²", better=1, of=GROUP, needs=("age",), source=FRANKE)
-def r2(group: Group, rng: np.random.Generator) -> GroupValue:
+def predicted(predicted: float, age: float) -> float:
+    """Return the predicted age."""
+    return predicted
+
+
+def r_squared(age: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the coefficient of determination of predicted ages.
+
+    1 - sum((predicted - age)^2) / sum((age - mean age)^2): 1 is perfect, 0 no better than these
+    scans' mean age, negative worse.
+
+    Parameters
+    ----------
+    age, predicted : (N,) ndarray
+        Years.
+
+    Returns
+    -------
+    r2 : float
+        At most 1; NaN if all scans are of one age.
+    """
+    age, predicted = np.asarray(age, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
+    if not np.ptp(age) > 0:
+        return float("nan")
+    return float(1 - np.mean((predicted - age) ** 2) / age.var())
+
+
+def slope(age: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the slope of predicted over true age; NaN if all scans are of one age."""
+    return float(stats.linregress(age, predicted).slope) if np.ptp(age) > 0 else float("nan")
+
+
+def with_interval(
+    group: Predicted,
+    rng: np.random.Generator,
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+) -> GroupValue:
+    """Return a statistic of a group with its 95 % bootstrap interval over persons."""
+    names, number = np.unique(group.persons, return_inverse=True)
+    if len(names) < LEAST_PERSONS or not np.ptp(group.ages) > 0:
+        return GroupValue(np.nan, np.nan, np.nan, len(group.ages))
+    of_person = [np.flatnonzero(number == n) for n in range(len(names))]
+    draws = []
+    for _ in range(group.resamples):
+        index = np.concatenate([of_person[n] for n in rng.integers(len(names), size=len(names))])
+        draws.append(statistic(group.ages[index], group.predicted[index]))
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return GroupValue(
+        statistic(group.ages, group.predicted), float(low), float(high), len(group.ages)
+    )
+
+
+def r2(group: Predicted, rng: np.random.Generator) -> GroupValue:
     """Return 1 - sum((predicted - age)^2) / sum((age - mean age)^2) of a group.
 
     1 is perfect, 0 no better than the group's mean age, negative worse. The 95 % interval is a
-    bootstrap over persons; groups of fewer than five persons have no value.
+    bootstrap over persons, the regressor fixed; groups of fewer than five persons have no value.
     """
-    scans = [scan for scan in group.scans if scan.scan in group.predicted]
-    persons = np.array([scan.person for scan in scans])
-    truth = np.array([scan.age for scan in scans])
-    guess = np.array([group.predicted[scan.scan] for scan in scans])
-    names = np.unique(persons)
-    if len(names) < LEAST_PERSONS or not np.ptp(truth) > 0:
-        return GroupValue(np.nan, np.nan, np.nan, len(scans))
-    draws = []
-    for _ in range(group.resamples):
-        drawn = rng.choice(names, len(names))
-        index = np.concatenate([np.flatnonzero(persons == name) for name in drawn])
-        if np.ptp(truth[index]) > 0:
-            draws.append(r_squared(truth[index], guess[index]))
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return GroupValue(r_squared(truth, guess), float(low), float(high), len(scans))
+    return with_interval(group, rng, r_squared)
+
+
+def years_a_year(group: Predicted, rng: np.random.Generator) -> GroupValue:
+    """Return the slope of predicted over true age of a group.
+
+    1 is unbiased over age; below 1 the young are taken for older and the old for younger, as every
+    regressor with errors does, also at home. The interval is as for R².
+    """
+    return with_interval(group, rng, slope)
+
+
+for _features in FEATURES:
+    for _name, _title, _unit, _better, _of, _shown, _compute in (
+        ("absolute error", "Age, absolute error", "years", -1, AGE, True, absolute_error),
+        ("error", "Age, error", "years", 0, AGE, True, error),
+        ("predicted", "Predicted age", "years", 0, AGE, False, predicted),
+        ("r2", "Age, R²", "", 1, AGES, True, r2),
+        ("slope", "Predicted years for a year of age", "", 0, AGES, True, years_a_year),
+    ):
+        part.measure(
+            f"{_name}, {_features}",
+            f"{_title}, {_features}",
+            unit=_unit,
+            better=_better,
+            of=_of,
+            source=FRANKE,
+            shown=_shown,
+        )(_compute)

@@ -101,13 +101,6 @@ class Sample:
         """Labels and probabilities that the tissue network finds in the output."""
         return self.tools.segmenter.segment(self.output, self.mask)
 
-    @cached_property
-    def predicted_age(self) -> float:
-        """Age that is predicted from the output, years."""
-        if self.tools.age is None:
-            return float("nan")
-        return self.tools.age.predict(self.segmented[1])
-
     def has(self, needs: Sequence[str]) -> bool:
         """Return whether all that a measure needs is known."""
         return all(NEEDS[need].met(self) for need in needs)
@@ -148,15 +141,6 @@ NEEDS = {
         lambda sample: sample.lesions is not None,
     ),
     "core": Need("a core scan, and no reduced budget", lambda sample: sample.classical),
-    # A simulation of a target scan tells nothing of age that its truth has not told better.
-    "age": Need(
-        "the age, in a scan without a truth; 20 target scans with an age",
-        lambda sample: (
-            sample.tools.age is not None
-            and bool(np.isfinite(sample.case.scan.age))
-            and sample.case.truth is None
-        ),
-    ),
 }
 
 
@@ -188,8 +172,6 @@ class Group:
         Returns the (N, D) patch features of a scan's output.
     target_features : list of (N, D) ndarray
         Patch features of the target's training scans.
-    predicted : dict of str to float
-        Predicted ages, years, by the scan's name, where there are any.
     resamples : int
         Bootstrap samples.
     """
@@ -197,7 +179,6 @@ class Group:
     scans: list[Scan]
     features: Callable[[Scan], np.ndarray]
     target_features: list[np.ndarray]
-    predicted: dict[str, float]
     resamples: int
 
 

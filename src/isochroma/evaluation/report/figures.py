@@ -12,6 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from isochroma.evaluation.measures.age import FEATURES
 from isochroma.evaluation.methods import Method
 from isochroma.evaluation.study import Scan
 from isochroma.evaluation.workspace import Workspace
@@ -53,11 +54,13 @@ def draw(
     if len(dice):
         caption = "Mean Dice of each scan, tissue network."
         figures["segmentation"] = [(caption, boxes(dice, "Dice"))]
-    ages = {scan.scan: scan.age for scan in work.scans}
-    predicted = rows[rows["measure"] == "predicted"]
-    if len(predicted):
-        predicted = predicted.assign(age=predicted["scan"].map(ages))
-        figures["age"] = [("Predicted and true age.", age_scatter(predicted))]
+    ages = {scan.scan: scan.age for scan in (*work.train, *work.scans)}
+    for kind in FEATURES:
+        predicted = rows[rows["measure"] == f"predicted, {kind}"]
+        if len(predicted):
+            predicted = predicted.assign(age=predicted["scan"].map(ages))
+            captioned = (f"Predicted and true age, from {kind}.", age_scatter(predicted))
+            figures.setdefault("age", []).append(captioned)
     for part, scans in montage_scans(sources).items():
         shown = (outputs_of(work, measured, scan) for scan in scans)
         figures[part] = [captioned for captioned in shown if captioned is not None]

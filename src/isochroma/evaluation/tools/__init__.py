@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isochroma.evaluation.tools import age, features, profile, segmenter
-from isochroma.evaluation.tools.age import AgeModel
+from isochroma.evaluation.tools import features, profile, segmenter, space
 from isochroma.evaluation.tools.features import FeatureSpace
 from isochroma.evaluation.tools.profile import TargetProfile
 from isochroma.evaluation.tools.segmenter import Segmenter
+from isochroma.evaluation.tools.space import CommonSpace, matter
 from isochroma.evaluation.workspace import Workspace
 
-LEAST_WITH_AGE = 20  # target scans with an age that an age predictor is made from
-VERSIONS = {part.__name__: part.VERSION for part in (age, features, profile, segmenter)}
+LEAST_WITH_AGE = 20  # people of one site that an age predictor is made from
+VERSIONS = {part.__name__: part.VERSION for part in (features, profile, segmenter, space)}
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class Tools:
         Patch features of each training scan.
     segmenter : Segmenter
         Tissue network.
-    age : AgeModel or None
-        Age predictor; None if fewer than 20 training scans have an age.
+    space : CommonSpace or None
+        Where scans of known age are compared; None if no site has 20 people of known age.
     """
 
     profile: TargetProfile
     features: FeatureSpace
     target_features: list[np.ndarray]
     segmenter: Segmenter
-    age: AgeModel | None
+    space: CommonSpace | None
 
 
 def fit_tools(work: Workspace, steps: int) -> Tools:
@@ -71,11 +71,11 @@ def fit_tools(work: Workspace, steps: int) -> Tools:
     def make_features() -> tuple[FeatureSpace, list[np.ndarray]]:
         scans = list(target)
         images, masks = [scan.image for scan in scans], [scan.mask for scan in scans]
-        space = features.fit_features(images, masks)
-        return space, [features.patch_features(scan.image, scan.mask, space) for scan in scans]
+        found = features.fit_features(images, masks)
+        return found, [features.patch_features(scan.image, scan.mask, found) for scan in scans]
 
     known = store.get(("profile", profile.VERSION, work.target_key), make_profile)
-    space, own = store.get(("feature space", features.VERSION, work.target_key), make_features)
+    place, own = store.get(("feature space", features.VERSION, work.target_key), make_features)
     network = store.get(
         ("segmenter", segmenter.VERSION, steps, work.target_key),
         lambda: Segmenter().fit(target, labels(), steps),
@@ -83,13 +83,21 @@ def fit_tools(work: Workspace, steps: int) -> Tools:
 
     def maps() -> Iterator[np.ndarray]:
         for scan in target:
-            yield age.matter(network.segment(scan.image, scan.mask)[1])
+            yield matter(network.segment(scan.image, scan.mask)[1])
 
-    ages = np.array([scan.age for scan in work.train])
-    predictor = None
-    if np.isfinite(ages).sum() >= LEAST_WITH_AGE:
-        predictor = store.get(
-            ("age", age.VERSION, segmenter.VERSION, steps, ages.tolist(), work.target_key),
-            lambda: age.fit_age(maps, ages),
+    common = None
+    if max(people_of_known_age(work).values(), default=0) >= LEAST_WITH_AGE:
+        common = store.get(
+            ("common space", space.VERSION, segmenter.VERSION, steps, work.target_key),
+            lambda: CommonSpace.build(maps()),
         )
-    return Tools(known, space, own, network, predictor)
+    return Tools(known, place, own, network, common)
+
+
+def people_of_known_age(work: Workspace) -> dict[str, int]:
+    """Count, by site, the people with a real T1w scan whose age is known."""
+    persons: dict[str, set[str]] = {}
+    for scan in (*work.train, *work.scans):
+        if np.isfinite(scan.age) and scan.contrast == "T1w" and not scan.preset:
+            persons.setdefault(scan.site, set()).add(scan.person)
+    return {site: len(each) for site, each in persons.items()}
