@@ -1,8 +1,9 @@
 """The study file of the project's real scans: python benchmarks/make_study.py --data DIR --out DIR.
 
 Writes OUT/study.tsv, and into OUT/simulated the simulated travelling subjects: the target's test
-subjects on every preset, the same with inserted lesions on one preset, and OASIS and IXI as one T2w
-preset shows them (a large gap with known tissues and ages; no truth). Nothing is fitted here.
+subjects on every preset, the same with inserted lesions on one preset, and OASIS and a third of
+IXI as one T2w preset shows them (a large gap with known tissues and ages; no truth). Nothing is
+fitted here.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def oasis(data: Path, out: Path) -> list[dict[str, Any]]:
 
 
 def ixi(data: Path, out: Path) -> list[dict[str, Any]]:
-    """IXI's heads of one scanner, a third with tissue labels, and as a T2w scanner shows them."""
+    """IXI's heads of one scanner; a third with labels, these also as a T2w scanner shows them."""
     folder = data / "ages_ixi_hh"
     rows = []
     for row in participants(folder):
@@ -90,11 +91,12 @@ def ixi(data: Path, out: Path) -> list[dict[str, Any]]:
         path = folder / f"{person}_T1w.nii.gz"
         labels = folder / f"{person}_labels.nii.gz"
         known = {"site": "IXI-HH", "person": person, "age": row["age"], "sex": row["sex"]}
-        if labels.is_file():
-            known["tissues"] = write_tissues(labels, out / f"{person}_tissues.nii.gz")
         rows.append({"path": path, "scan": f"ixi_{person}", "grid": person, **known})
-        simulated = write_travelling_subject(path, out, [LARGE_GAP])[0]
-        rows.append({**simulated, **known, "grid": person, "truth": ""})
+        if labels.is_file():
+            rows[-1]["tissues"] = write_tissues(labels, out / f"{person}_tissues.nii.gz")
+            simulated = write_travelling_subject(path, out, [LARGE_GAP])[0]
+            about = {**simulated, **known, "grid": person, "truth": ""}
+            rows.append({**about, "tissues": rows[-1]["tissues"]})
     return rows
 
 
