@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,34 @@ class TestTissues:
         labels = np.full(source.mask.shape, 2, np.uint8)
         found = Workspace([], [row], tmp_path, 0).tissues(Case(row, source, tissues=labels))
         np.testing.assert_array_equal(found, 2 * source.mask)
+
+    def test_a_truth_is_classified_once_for_all_that_show_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[Path] = []
+
+        def open_case(row: Scan, settings: PreprocessSettings) -> Case:
+            asked.append(row.path)
+            return Case(row, prepared())
+
+        monkeypatch.setattr("isochroma.evaluation.workspace.open_case", open_case)
+        truth = scan(tmp_path, "truth").path
+        rows = [scan(tmp_path, name, truth=truth, preset=name) for name in ("a", "b")]
+        work = Workspace([], rows, tmp_path / "cache", 0)
+        found = [work.tissues(Case(row, prepared())) for row in rows]
+        np.testing.assert_array_equal(found[0], found[1])
+        assert set(np.unique(found[0])) == {0, 1, 2, 3}
+        assert asked == [truth]
+
+    def test_two_kinds_of_labels_are_not_mixed_in_a_group(self, tmp_path: Path) -> None:
+        labelled = scan(tmp_path, "a", tissues=scan(tmp_path, "labels").path)
+        other, elsewhere = scan(tmp_path, "b"), replace(scan(tmp_path, "c"), site="U")
+        work = Workspace([], [labelled, other, elsewhere], tmp_path, 0)
+        assert work.tissues(Case(other, prepared())) is None
+        alone = Workspace([], [other], tmp_path, 0)
+        for row, each in ((elsewhere, work), (other, alone)):
+            each.store.get(("case", *each.case_key(row)), lambda row=row: Case(row, prepared()))
+            assert each.tissues(Case(row, prepared())) is not None
 
     def test_none_without_a_t1w_scan(self, tmp_path: Path) -> None:
         row = scan(tmp_path, "a", contrast="T2w")

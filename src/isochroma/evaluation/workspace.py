@@ -93,13 +93,15 @@ class Workspace:
         self.train, self.scans, self.seed = tuple(train), tuple(scans), seed
         self.store = Store(folder)
         self._settings = [VERSION, dataclasses.asdict(PREPROCESS), dataclasses.asdict(EDGES)]
-        self._contents = {scan.scan: contents(scan) for scan in (*train, *scans)}
+        self._contents: dict[Scan, str] = {}
         self.target = TargetScans(self)
-        self.target_key = [self._settings, *(self._contents[scan.scan] for scan in train)]
+        self.target_key = [self._settings, *(self.case_key(scan)[-1] for scan in train)]
 
     def case_key(self, scan: Scan) -> list[Any]:
         """Return what determines a case, its tissue labels and its edges."""
-        return [self._settings, self._contents[scan.scan]]
+        if scan not in self._contents:
+            self._contents[scan] = contents(scan)
+        return [self._settings, self._contents[scan]]
 
     def case(self, scan: Scan) -> Case:
         """Return the scan, preprocessed, with all that is known of it."""
@@ -126,21 +128,23 @@ class Workspace:
         """Return the tissue labels (I, J, K) that measures use; they are never made from an output.
 
         The study's labels. Without them the classical segmenter's on the truth, on the scan if it
-        is T1w, or on the co-registered T1w scan. None if there is none of these.
+        is T1w, or on the co-registered T1w scan. None if there is none of these, or if the study
+        has labels for others of the group: means over two kinds of labels would tell nothing.
         """
-        scan, mask, truth = case.scan, case.prepared.mask, case.truth
+        scan, prepared = case.scan, case.prepared
         if case.tissues is not None:
-            return case.tissues * mask
-        if truth is not None:
-            key = ("labels", "truth", *self.case_key(scan))
-            return self.store.get(key, lambda: classify(truth, mask)[0])
-        if scan.contrast == "T1w":
-            return self.brightness_labels(scan)
-        partner = self.partner(scan)
-        if partner is None:
+            return case.tissues * prepared.mask
+        if any(other.tissues and other.group == scan.group for other in self.scans):
             return None
-        grid = self.case(partner).prepared.grid
-        return resample(self.brightness_labels(partner), grid, case.prepared.grid, order=0) * mask
+        shown: Scan | None = scan
+        if scan.truth is not None:
+            shown = Scan(scan.truth, scan.site, scan.scan, scan.person)
+        elif scan.contrast != "T1w":
+            shown = self.partner(scan)
+        if shown is None:
+            return None
+        labels, grid = self.brightness_labels(shown), self.case(shown).prepared.grid
+        return resample(labels, grid, prepared.grid, order=0) * prepared.mask
 
     def partner(self, scan: Scan) -> Scan | None:
         """Return the co-registered T1w scan of the same person, if there is one."""
