@@ -1,7 +1,7 @@
 """The study file of the project's real scans: python benchmarks/make_study.py --data DIR --out DIR.
 
 Writes OUT/study.tsv, and into OUT/simulated the simulated travelling subjects: the target's test
-subjects on every preset, the same with inserted lesions on one preset, and OASIS and a third of
+subjects on every preset, the same with planted lesions on four presets, and OASIS and a third of
 IXI as one T2w preset shows them (a large gap with known tissues and ages; no truth). Nothing is
 fitted here.
 """
@@ -20,7 +20,7 @@ from isochroma.evaluation.phantoms.sequences import PRESETS
 from isochroma.evaluation.phantoms.travelling import write_study, write_travelling_subject
 from isochroma.evaluation.tissues import CSF, GREY, WHITE
 
-LESION_PRESET = "mprage-1.5T"
+LESION_PRESETS = ("mprage-1.5T", "tse-t2-3T", "tse-pd-1.5T", "flair-3T")
 LARGE_GAP = "tse-t2-3T"
 CORE_PERSONS = 4
 # DLMUSE's regions by tissue; deep nuclei, the brainstem and all else have none.
@@ -55,7 +55,7 @@ def target(data: Path, out: Path) -> list[dict[str, Any]]:
             rows += [{**r, **known} for r in write_travelling_subject(path, out, list(PRESETS))]
             rows += [
                 {**r, **known}
-                for r in write_travelling_subject(path, out, [LESION_PRESET], lesions=True)
+                for r in write_travelling_subject(path, out, LESION_PRESETS, lesions=True)
             ]
             first = False
     return rows

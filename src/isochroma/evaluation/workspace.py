@@ -17,7 +17,7 @@ from isochroma.evaluation.store import Store
 from isochroma.evaluation.study import WITH_LESIONS, Case, Scan, contents, open_case
 from isochroma.evaluation.tissues import classify
 from isochroma.images.grid import resample
-from isochroma.images.masked import scatter
+from isochroma.images.masked import extend_outside, scatter
 from isochroma.images.preprocess import Prepared, PreprocessSettings
 from isochroma.memory import PeakMemory
 from isochroma.method.edges import EdgeSettings, detect_edges
@@ -148,10 +148,25 @@ class Workspace:
 
     def partner(self, scan: Scan) -> Scan | None:
         """Return the co-registered T1w scan of the same person, if there is one."""
-        if not scan.grid:
-            return None
-        found = (s for s in self.scans if s.grid == scan.grid and s.contrast == "T1w")
-        return next(found, None)
+        known = [scan, *self.together(scan)]
+        return next((one for one in known if scan.grid and one.contrast == "T1w"), None)
+
+    def together(self, scan: Scan) -> list[Scan]:
+        """List the real scans that are co-registered with a scan, but for itself."""
+        return [
+            other
+            for other in self.scans
+            if scan.grid and other.grid == scan.grid and not other.preset and other != scan
+        ]
+
+    def shown(self, case: Case) -> list[np.ndarray]:
+        """Return what shows the head, each (I, J, K): scan, co-registered scans, and truth."""
+        volumes = [case.prepared.image]
+        for scan in self.together(case.scan):
+            other = self.case(scan).prepared
+            outside = extend_outside(other.image, other.mask)
+            volumes.append(resample(outside, other.grid, case.prepared.grid))
+        return volumes if case.truth is None else [*volumes, case.truth]
 
     def twin(self, scan: Scan) -> Scan | None:
         """Return the same simulation without the planted lesions, if there is one."""

@@ -9,7 +9,7 @@ from fixtures_evaluation import sample
 from isochroma.errors import InputError
 from isochroma.evaluation.measures import anatomy
 from isochroma.evaluation.measures.sample import Lesions, label_lesions
-from isochroma.evaluation.phantoms.lesions import Lesion, insert_lesions
+from isochroma.evaluation.phantoms.lesions import Lesion, plant_lesions, show_lesions
 from isochroma.evaluation.tissues import CSF, GREY, WHITE
 from isochroma.method.edges import EdgeSettings, canny
 
@@ -105,7 +105,8 @@ Planted = tuple[np.ndarray, np.ndarray, list[Lesion]]
 @pytest.fixture(scope="module")
 def planted() -> Planted:
     rng = np.random.default_rng(1)
-    return insert_lesions(head(), TISSUES, rng, radii_mm=(2, 6), contrasts=(0.5, 1))
+    amount, labels, table = plant_lesions(TISSUES, rng, radii_mm=(2, 6), amounts=(0.5, 1))
+    return show_lesions(head(), TISSUES, amount), labels, table
 
 
 class TestContrastKept:
@@ -171,6 +172,36 @@ class TestContrastKept:
         labels = 2 * ball(SHAPE, 4).astype(np.int32)
         with pytest.raises(InputError, match="lesion 1 has no voxels"):
             anatomy.lesion_contrasts(head(), labels, TISSUES)
+
+
+class TestRing:
+    def lesion(self) -> tuple[np.ndarray, np.ndarray]:
+        """White 0.8, grey 0, and a ball of grey matter's brightness in the white matter."""
+        labels = ball(SHAPE, 6).astype(np.int32)
+        image = np.choose(TISSUES, [0, -0.5, 0.0, 0.8])
+        return np.where(labels > 0, 0.0, image), labels
+
+    def ring(self, output: np.ndarray) -> float:
+        image, labels = self.lesion()
+        return anatomy.lesion_ring(
+            sample(output, MASK, tissues=TISSUES, lesions=Lesions(labels, image))
+        )
+
+    def test_as_in_the_reference(self) -> None:
+        assert self.ring(self.lesion()[0]) == pytest.approx(0)
+
+    def test_faded_evenly_is_no_ring(self) -> None:
+        image, labels = self.lesion()
+        assert self.ring(np.where(labels > 0, 0.5, image)) == pytest.approx(0)
+
+    def test_a_ring_around_a_white_core(self) -> None:
+        image, _ = self.lesion()
+        assert self.ring(np.where(ball(SHAPE, 4), 0.8, image)) == pytest.approx(1)
+
+    def test_a_core_whose_rim_has_gone(self) -> None:
+        image, labels = self.lesion()
+        faded = np.where((labels > 0) & ~ball(SHAPE, 4), 0.8, image)
+        assert self.ring(faded) == pytest.approx(-1, abs=0.05)
 
 
 class TestLesionMask:

@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from conftest import ball
 from isochroma.errors import InputError
-from isochroma.evaluation.phantoms.lesions import Lesion, insert_lesions
+from isochroma.evaluation.phantoms.lesions import Lesion, plant_lesions, show_lesions
 from isochroma.evaluation.tissues import CSF, GREY, WHITE
 
 SHAPE = (48, 48, 48)
@@ -21,16 +21,26 @@ def head() -> np.ndarray:
     return np.where(MASK, values, 0).astype(np.float32)
 
 
+def plant(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    radii: tuple[float, ...],
+    amounts: tuple[float, ...],
+) -> Planted:
+    amount, labels, table = plant_lesions(TISSUES, rng, radii, amounts)
+    return show_lesions(image, TISSUES, amount), labels, table
+
+
 @pytest.fixture(scope="module")
 def planted() -> Planted:
     rng = np.random.default_rng(0)
-    return insert_lesions(head(), TISSUES, rng, radii_mm=(2, 4), contrasts=(0.5, 1))
+    return plant(head(), rng, (2, 4), (0.5, 1))
 
 
-class TestInsertLesions:
-    def test_one_for_each_radius_and_contrast(self, planted: Planted) -> None:
+class TestPlantLesions:
+    def test_one_for_each_radius_and_amount(self, planted: Planted) -> None:
         _, labels, table = planted
-        asked = {(each.radius_mm, each.contrast) for each in table}
+        asked = {(each.radius_mm, each.amount) for each in table}
         assert asked == {(2, 0.5), (2, 1), (4, 0.5), (4, 1)}
         assert sorted(np.unique(labels)) == [0, 1, 2, 3, 4]
         for each in table:
@@ -52,7 +62,7 @@ class TestInsertLesions:
         step = image[TISSUES == WHITE].mean() - image[TISSUES == GREY].mean()
         for each in table:
             darker = (image - changed)[labels == each.label]
-            assert darker.max() == pytest.approx(each.contrast * step, rel=1e-4)
+            assert darker.max() == pytest.approx(each.amount * step, rel=1e-4)
 
     def test_texture_stays(self, planted: Planted) -> None:
         changed, labels, _ = planted
@@ -61,24 +71,21 @@ class TestInsertLesions:
 
     def test_inverted_contrast_gets_brighter(self) -> None:
         rng = np.random.default_rng(0)
-        changed, labels, _ = insert_lesions(-head(), TISSUES, rng, (3,), (1.0,))
+        changed, labels, _ = plant(-head(), rng, (3,), (1.0,))
         assert (changed + head())[labels > 0].min() > 0.2
 
     def test_beyond_grey_matter(self) -> None:
         rng = np.random.default_rng(0)
-        changed, labels, _ = insert_lesions(head(), TISSUES, rng, (4,), (2.0,))
+        changed, labels, _ = plant(head(), rng, (4,), (2.0,))
         assert changed[labels > 0].min() < -0.3
 
     def test_reproducible(self) -> None:
-        a, b = (
-            insert_lesions(head(), TISSUES, np.random.default_rng(5), (2,), (1.0,))[1]
-            for _ in range(2)
-        )
+        a, b = (plant(head(), np.random.default_rng(5), (2,), (1.0,))[1] for _ in range(2))
         np.testing.assert_array_equal(a, b)
 
     def test_what_has_no_place_is_left_out(self) -> None:
         rng = np.random.default_rng(0)
-        _, _, table = insert_lesions(head(), TISSUES, rng, (2, 30), (1.0,))
+        _, _, table = plant(head(), rng, (2, 30), (1.0,))
         assert [each.radius_mm for each in table] == [2]
         with pytest.raises(InputError, match="no lesion fits"):
-            insert_lesions(head(), TISSUES, rng, (30,), (1.0,))
+            plant(head(), rng, (30,), (1.0,))

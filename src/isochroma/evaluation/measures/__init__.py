@@ -15,6 +15,7 @@ from isochroma.evaluation.measures import (
     pairs,
     segmentation,
     sites,
+    structure,
     truth,
 )
 from isochroma.evaluation.measures.registry import Measure, Part
@@ -22,7 +23,18 @@ from isochroma.evaluation.measures.registry import Measure, Part
 # In the order of the report.
 PARTS: dict[str, Part] = {
     module.part.name: module.part
-    for module in (truth, pairs, closeness, anatomy, segmentation, age, sites, audit, cost)
+    for module in (
+        truth,
+        pairs,
+        closeness,
+        anatomy,
+        structure,
+        segmentation,
+        age,
+        sites,
+        audit,
+        cost,
+    )
 }
 
 

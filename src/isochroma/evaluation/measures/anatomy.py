@@ -6,7 +6,7 @@ the truth where there is one. A method that does nothing keeps everything; read 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy import ndimage
@@ -22,6 +22,7 @@ WINDOW = 9  # voxels, of the local correlation
 SHELL_LEAST = 10  # voxels of white matter around a lesion
 SEEN = 0.1  # a lesion must show this much in the reference to be missed in the output
 KEPT = 0.5
+RING_LEAST_MM3 = 100  # of a lesion with a core and a rim: a ball of 3 mm radius
 LESIONS = ("tissues", "lesions")
 
 part = Part("anatomy", "Anatomy kept", "Agreement with the source itself, and lesions.")
@@ -75,6 +76,25 @@ def lesion_contrast(sample: Sample) -> float:
 def lesion_recall(sample: Sample) -> float:
     """Return the share of the lesions that keep half of their contrast or more."""
     return recall(contrast_kept(sample.output, needed(sample.lesions), needed(sample.tissues)))
+
+
+@part.measure(
+    "lesion ring",
+    "Lesion rings: rim kept minus core kept",
+    unit="share",
+    needs=LESIONS,
+)
+def lesion_ring(sample: Sample) -> float:
+    """Return the median over larger lesions of the rim's contrast kept minus the core's.
+
+    Lesions of 100 mm^3 or more. 0 is as in the reference; above 0 the core has faded and a ring is
+    left, below 0 the rim has.
+    """
+    lesions, tissues = needed(sample.lesions), needed(sample.tissues)
+    core, rim = (contrast_kept(sample.output, lesions, tissues, each) for each in (core_of, rim_of))
+    large = np.bincount(lesions.labels.ravel())[1:] >= RING_LEAST_MM3
+    apart = (rim - core)[large]
+    return float(np.nanmedian(apart)) if np.isfinite(apart).any() else float("nan")
 
 
 def share_near(edges: np.ndarray, others: np.ndarray, where: np.ndarray) -> float:
@@ -139,7 +159,28 @@ def local_ncc(
     return float(np.mean(np.minimum(np.abs(covariance[textured]) / np.sqrt(both), 1)))
 
 
-def lesion_contrasts(volume: np.ndarray, labels: np.ndarray, tissues: np.ndarray) -> np.ndarray:
+def whole_of(inside: np.ndarray) -> np.ndarray:
+    """Take all of a lesion (I, J, K) bool."""
+    return inside
+
+
+def core_of(inside: np.ndarray) -> np.ndarray:
+    """Take the voxels of a lesion that lie at least half as deep as its deepest."""
+    depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1, 1:-1]
+    return depth > depth.max() / 2
+
+
+def rim_of(inside: np.ndarray) -> np.ndarray:
+    """Take the voxels of a lesion that touch others by a face."""
+    return inside & ~ndimage.binary_erosion(inside)
+
+
+def lesion_contrasts(
+    volume: np.ndarray,
+    labels: np.ndarray,
+    tissues: np.ndarray,
+    choose: Callable[[np.ndarray], np.ndarray] = whole_of,
+) -> np.ndarray:
     """Measure how much each lesion stands out from the white matter around it.
 
     Mean of a shell of white matter (2nd and 3rd voxel from it, other lesions left out) minus the
@@ -155,6 +196,8 @@ def lesion_contrasts(volume: np.ndarray, labels: np.ndarray, tissues: np.ndarray
         Lesions numbered from 1 without gaps.
     tissues : (I, J, K) ndarray of uint8
         Tissue labels, one set for all the volumes that are compared.
+    choose : callable
+        Takes a lesion's voxels that are averaged.
 
     Returns
     -------
@@ -174,7 +217,8 @@ def lesion_contrasts(volume: np.ndarray, labels: np.ndarray, tissues: np.ndarray
         near = ndimage.binary_dilation(inside, CONNECT_26, SHELL_GAP)
         far = ndimage.binary_dilation(inside, CONNECT_26, SHELL_GAP + SHELL_WIDTH)
         values = volume[box][far & ~near & white[box]]
-        apart = values.mean() - volume[box][inside].mean() if len(values) >= SHELL_LEAST else np.nan
+        middle = volume[box][choose(inside)].mean()
+        apart = values.mean() - middle if len(values) >= SHELL_LEAST else np.nan
         found.append(apart / step if abs(step) > 1e-3 else 0 * apart)
     return np.array(found, dtype=np.float64)
 
@@ -190,7 +234,12 @@ def lesion_boxes(labels: np.ndarray) -> Iterator[tuple[tuple[slice, ...], np.nda
         yield wide, labels[wide] == number
 
 
-def contrast_kept(output: np.ndarray, lesions: Lesions, tissues: np.ndarray) -> np.ndarray:
+def contrast_kept(
+    output: np.ndarray,
+    lesions: Lesions,
+    tissues: np.ndarray,
+    choose: Callable[[np.ndarray], np.ndarray] = whole_of,
+) -> np.ndarray:
     """Divide each lesion's contrast in the output by that in the reference.
 
     Parameters
@@ -202,6 +251,8 @@ def contrast_kept(output: np.ndarray, lesions: Lesions, tissues: np.ndarray) -> 
         vessel or a gradient, is subtracted.
     tissues : (I, J, K) ndarray of uint8
         As in `lesion_contrasts`.
+    choose : callable
+        As in `lesion_contrasts`.
 
     Returns
     -------
@@ -210,11 +261,11 @@ def contrast_kept(output: np.ndarray, lesions: Lesions, tissues: np.ndarray) -> 
         for lesions with less than a tenth of the white/grey contrast in the reference.
     """
     labels = lesions.labels
-    after = lesion_contrasts(output, labels, tissues)
-    before = lesion_contrasts(lesions.reference, labels, tissues)
+    after = lesion_contrasts(output, labels, tissues, choose)
+    before = lesion_contrasts(lesions.reference, labels, tissues, choose)
     if lesions.healthy is not None:
-        after -= lesion_contrasts(lesions.healthy[0], labels, tissues)
-        before -= lesion_contrasts(lesions.healthy[1], labels, tissues)
+        after -= lesion_contrasts(lesions.healthy[0], labels, tissues, choose)
+        before -= lesion_contrasts(lesions.healthy[1], labels, tissues, choose)
     return np.divide(after, before, out=np.full(len(before), np.nan), where=np.abs(before) >= SEEN)
 
 

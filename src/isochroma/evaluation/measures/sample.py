@@ -59,6 +59,8 @@ class Sample:
         Tissue labels, from anything but the output.
     lesions : Lesions or None
         The scan's lesions.
+    shown : sequence of (I, J, K) ndarray
+        What shows the head: the scan, co-registered scans, and the truth.
     classical : bool
         Whether the classical segmenter, which is slow, is to run on the output.
     """
@@ -69,6 +71,7 @@ class Sample:
     edges: np.ndarray
     tissues: np.ndarray | None = None
     lesions: Lesions | None = None
+    shown: Sequence[np.ndarray] = ()
     classical: bool = False
 
     @property
@@ -203,13 +206,15 @@ def make_sample(
         work.edges(case),
         work.tissues(case),
         find_lesions(work, method, case),
+        work.shown(case),
         classical,
     )
 
 
 def sample_key(work: Workspace, scan: Scan) -> list[object]:
     """Return what determines a sample beside its output: the scans that it is compared with."""
-    others = [other for other in (work.partner(scan), work.twin(scan)) if other is not None]
+    twin = work.twin(scan)
+    others = [*work.together(scan), *([twin] if twin else [])]
     return [scan.contrast, [work.case_key(other) for other in others]]
 
 

@@ -4,7 +4,7 @@ The signal of each tissue follows from its relaxation times and the sequence's e
 contrasts are those of known protocols. Only the brain is simulated: no skull, no scalp. Also left
 out: B1+ (flip angles are exact), slice profiles and gaps, chemical shift, flow and pulsation,
 susceptibility, motion, stimulated echoes and T2 decay within an echo train, the scan's other
-tissues (vessels, iron-rich nuclei, lesions), and the limits of a real field of view. Within a
+tissues (vessels, iron-rich nuclei), and the limits of a real field of view. Within a
 tissue, the anatomy's texture is carried along by intensity alone, so structures that look alike in
 the source look alike here. Voxels that hold CSF and white matter look like grey matter in a
 T1-weighted scan and are simulated as such: expect a thin grey rim around the ventricles.
@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from isochroma.errors import InputError
-from isochroma.evaluation.phantoms.sequences import Preset
+from isochroma.evaluation.phantoms.sequences import LESION, Preset
 from isochroma.images.grid import Grid
 from isochroma.images.masked import scatter, smooth
 from isochroma.images.preprocess import Prepared
@@ -26,7 +26,11 @@ BRIGHT = 1000.0  # the scan's 99.5th in-mask percentile, about the range that sc
 
 
 def ideal_signal(
-    image: np.ndarray, mask: np.ndarray, fractions: np.ndarray, preset: Preset
+    image: np.ndarray,
+    mask: np.ndarray,
+    fractions: np.ndarray,
+    preset: Preset,
+    lesions: np.ndarray | None = None,
 ) -> np.ndarray:
     """Compute the signal of each voxel: no bias field, no noise, full resolution.
 
@@ -36,7 +40,8 @@ def ideal_signal(
     sign and strength of the map's local slope. Beyond the means of CSF and white matter the map
     continues with the slope of its last piece, but no steeper than its average. Where the fractions
     mix neighbouring tissues only, the sum is M(image), so a class that changes from one voxel to
-    the next makes no step. The fractions matter where CSF and white matter meet.
+    the next makes no step. The fractions matter where CSF and white matter meet. Lesions have
+    relaxation times of their own: they add the difference of their signal and white matter's.
 
     Parameters
     ----------
@@ -48,6 +53,8 @@ def ideal_signal(
         Fractions of CSF, grey matter and white matter (`tissues.classify`).
     preset : Preset
         The simulated protocol.
+    lesions : (I, J, K) ndarray, optional
+        Share of lesion tissue in place of white matter, which the image does not show.
 
     Returns
     -------
@@ -83,7 +90,10 @@ def ideal_signal(
     knots = [means[0] - beyond, *means, means[2] + beyond]
     levels = [signals[0] - beyond * low, *signals, signals[2] + beyond * high]
     texture = np.interp(values, knots, levels) - np.interp(mixed @ means, knots, levels)
-    return scatter(np.maximum(mixed @ signals + texture, 0), mask)
+    signal = mixed @ signals + texture
+    if lesions is not None:
+        signal += lesions[mask] * (preset.signal(LESION[preset.field]) - signals[2])
+    return scatter(np.maximum(signal, 0), mask)
 
 
 def box_average(
@@ -135,7 +145,11 @@ def box_average(
 
 
 def acquire(
-    prepared: Prepared, fractions: np.ndarray, preset: Preset, rng: np.random.Generator
+    prepared: Prepared,
+    fractions: np.ndarray,
+    preset: Preset,
+    rng: np.random.Generator,
+    lesions: np.ndarray | None = None,
 ) -> nib.Nifti1Image:
     """Simulate the scan of a head under a preset, as that scanner would write it.
 
@@ -149,6 +163,8 @@ def acquire(
         The simulated scanner and protocol.
     rng : numpy.random.Generator
         Source of the bias field and the noise.
+    lesions : (I, J, K) ndarray, optional
+        Share of lesion tissue, as for `ideal_signal`.
 
     Returns
     -------
@@ -161,7 +177,7 @@ def acquire(
     InputError
         As in `ideal_signal`.
     """
-    signal = ideal_signal(prepared.image, prepared.mask, fractions, preset)
+    signal = ideal_signal(prepared.image, prepared.mask, fractions, preset, lesions)
     sigma = preset.blur_mm / nib.affines.voxel_sizes(prepared.grid.affine)
     signal = smooth(signal, prepared.mask, sigma, floor=1e-3)
     signal, inside, grid = box_average(signal, prepared.mask, prepared.grid, preset.voxel_mm)

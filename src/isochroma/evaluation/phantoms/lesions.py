@@ -1,4 +1,4 @@
-"""White matter lesions of graded size and contrast, inserted into a scan."""
+"""White matter lesions of graded size and contrast, planted into a scan."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONGEST = float(np.exp(4 / 3 * STRETCH))  # longest possible axis over the lesio
 
 @dataclass(frozen=True)
 class Lesion:
-    """One inserted lesion.
+    """One planted lesion.
 
     Attributes
     ----------
@@ -30,8 +30,8 @@ class Lesion:
         Its value in the label volume.
     radius_mm : float
         Geometric mean of its three radii, mm.
-    contrast : float
-        Change of intensity as a fraction of the contrast of white and grey matter.
+    amount : float
+        Share of lesion tissue in its middle.
     volume_mm3 : float
         Volume of its label, mm^3.
     centre : tuple of 3 ints
@@ -40,46 +40,41 @@ class Lesion:
 
     label: int
     radius_mm: float
-    contrast: float
+    amount: float
     volume_mm3: float
     centre: tuple[int, int, int]
 
 
-def insert_lesions(
-    image: np.ndarray,
+def plant_lesions(
     tissues: np.ndarray,
     rng: np.random.Generator,
     radii_mm: Sequence[float] = (2, 3, 4, 6),
-    contrasts: Sequence[float] = (0.25, 0.5, 1.0),
+    amounts: Sequence[float] = (0.25, 0.5, 1.0),
     spacing_mm: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, list[Lesion]]:
-    """Insert one white matter lesion for each radius and contrast, the largest first.
+    """Place one white matter lesion for each radius and amount, the largest first.
 
     A lesion is an ellipsoid, randomly rotated and stretched by up to a fifth, with an edge 1 mm
-    soft. The white matter in it is shifted by `contrast` times the difference of mean white and
-    grey matter: 1 brings it to grey matter, more towards CSF. Its texture stays. Lesions keep a
-    distance from other tissue, from the mask's border and from the shells in which other lesions'
-    contrast is measured. Lesions for which no place is left are omitted.
+    soft. Lesions keep a distance from other tissue, from the mask's border and from the shells in
+    which other lesions' contrast is measured. Lesions for which no place is left are omitted.
 
     Parameters
     ----------
-    image : (I, J, K) ndarray of float32
-        T1w scan in model units.
     tissues : (I, J, K) ndarray of int
         Labels as in `isochroma.evaluation.tissues`.
     rng : numpy.random.Generator
         Source of places and shapes.
     radii_mm : sequence of float
         Geometric mean radii, mm.
-    contrasts : sequence of float
-        Fractions of the contrast of white and grey matter.
+    amounts : sequence of float
+        Shares of lesion tissue in the lesions' middles.
     spacing_mm : float
         Edge of a voxel, mm.
 
     Returns
     -------
-    changed : (I, J, K) ndarray of float32
-        The image with lesions, clipped to [-1, 1] in them.
+    amount : (I, J, K) ndarray of float32
+        Share of lesion tissue in each voxel; 0 outside white matter.
     labels : (I, J, K) ndarray of int32
         The lesions' labels; 0 elsewhere.
     lesions : list of Lesion
@@ -91,10 +86,10 @@ def insert_lesions(
         If there is no place for any lesion.
     """
     depth = white_depth(tissues)
-    step = float(image[tissues == WHITE].mean() - image[tissues == GREY].mean())
-    changed, labels = image.astype(np.float32), np.zeros(image.shape, dtype=np.int32)
+    amount = np.zeros(tissues.shape, dtype=np.float32)
+    labels = np.zeros(tissues.shape, dtype=np.int32)
     placed: list[Lesion] = []
-    for radius_mm, contrast in sorted(product(radii_mm, contrasts), reverse=True):
+    for radius_mm, most in sorted(product(radii_mm, amounts), reverse=True):
         places = np.argwhere(depth >= radius_mm / spacing_mm + SHELL_GAP)
         for other in placed:
             reach = LONGEST * (radius_mm + other.radius_mm) / spacing_mm
@@ -104,18 +99,44 @@ def insert_lesions(
             continue
         i, j, k = (int(index) for index in rng.choice(places))
         weight = ellipsoid(radius_mm / spacing_mm, SOFT_EDGE_MM / spacing_mm, rng)
-        box, part = overlap(image.shape, weight.shape, (i, j, k))
+        box, part = overlap(tissues.shape, weight.shape, (i, j, k))
         weight = np.where(depth[box] > 0, weight[part], 0)
-        darker = np.clip(changed[box] - weight * contrast * step, -1, 1)
-        changed[box] = np.where(weight > 0, darker, changed[box])
+        amount[box] += most * weight
         label = len(placed) + 1
         labels[box][weight >= 0.5] = label
         volume = float((weight >= 0.5).sum()) * spacing_mm**3
-        placed.append(Lesion(label, radius_mm, contrast, volume, (i, j, k)))
+        placed.append(Lesion(label, radius_mm, most, volume, (i, j, k)))
     if not placed:
         msg = "no lesion fits into the white matter. Use smaller radii, or check the tissue labels."
         raise InputError(msg)
-    return changed, labels, placed
+    return amount, labels, placed
+
+
+def show_lesions(
+    image: np.ndarray, tissues: np.ndarray, amount: np.ndarray, contrast: float = 1.0
+) -> np.ndarray:
+    """Show planted lesions in a T1w scan.
+
+    Parameters
+    ----------
+    image : (I, J, K) ndarray of float32
+        The scan without them, model units. Its texture stays.
+    tissues : (I, J, K) ndarray of int
+        Labels as in `isochroma.evaluation.tissues`.
+    amount : (I, J, K) ndarray
+        As `plant_lesions` gives it.
+    contrast : float
+        What pure lesion tissue differs from white matter by, over the difference of mean white and
+        grey matter: 1 is grey matter's brightness.
+
+    Returns
+    -------
+    changed : (I, J, K) ndarray of float32
+        The scan with lesions, clipped to [-1, 1] in them.
+    """
+    step = float(image[tissues == WHITE].mean() - image[tissues == GREY].mean())
+    darker = np.clip(image - amount * contrast * step, -1, 1)
+    return np.where(amount > 0, darker, image).astype(np.float32)
 
 
 def white_depth(tissues: np.ndarray) -> np.ndarray:

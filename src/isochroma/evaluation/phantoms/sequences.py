@@ -51,6 +51,16 @@ densities do not depend on the field, and the T2* of CSF hardly matters at the e
 gradient echoes, so BrainWeb's values serve at 3 T too.
 """
 
+LESION: dict[float, Tissue] = {
+    field: Tissue(grey.t1, 2 * white.t2, grey.t2_star, grey.density)
+    for field, (_, grey, white) in TISSUES.items()
+}
+"""White matter lesions by field strength in T, chosen and not measured.
+
+With grey matter's T1 and density and twice white matter's T2, they look like grey matter in T1w
+scans, and brighter than any tissue but CSF in T2w and FLAIR: on no curve through the tissues.
+"""
+
 
 def spin_echo(tissue: Tissue, tr: float, te: float, train: float = 0) -> float:
     """Compute the signal of a spin echo, or of a fast spin echo at its effective echo time.
@@ -228,8 +238,16 @@ class Preset:
         signals : (3,) ndarray of float
             Of CSF, grey matter and white matter, relative to fully relaxed CSF.
         """
-        equation = SEQUENCES[self.sequence]
-        return np.array([equation(tissue, **self.parameters) for tissue in TISSUES[self.field]])
+        return np.array([self.signal(tissue) for tissue in TISSUES[self.field]])
+
+    def signal(self, tissue: Tissue) -> float:
+        """Compute the signal of one tissue, relative to fully relaxed CSF."""
+        return SEQUENCES[self.sequence](tissue, **self.parameters)
+
+    def lesion_contrast(self) -> float:
+        """Compute what lesions differ from white matter by, over what grey matter does."""
+        _, grey, white = self.signals()
+        return float((self.signal(LESION[self.field]) - white) / (grey - white))
 
 
 OASIS = "OASIS-1 (doi:10.1162/jocn.2007.19.9.1498): TI 20 ms before, TD 200 ms after the train"

@@ -18,7 +18,7 @@ import numpy as np
 
 from isochroma.errors import InputError, about
 from isochroma.evaluation.phantoms.acquisition import acquire
-from isochroma.evaluation.phantoms.lesions import insert_lesions
+from isochroma.evaluation.phantoms.lesions import plant_lesions, show_lesions
 from isochroma.evaluation.phantoms.sequences import PRESETS
 from isochroma.evaluation.study import WITH_LESIONS, Scan
 from isochroma.evaluation.tissues import classify
@@ -29,6 +29,7 @@ from isochroma.images.preprocess import Prepared, PreprocessSettings, from_model
 from isochroma.tables import read_json
 
 FULL_SCALE = 1000.0  # intensity of +1 model units in a written truth
+LIKE_TARGET = "mprage-3T"  # preset by which planted lesions look in a truth
 
 
 def write_travelling_subject(
@@ -48,7 +49,7 @@ def write_travelling_subject(
     presets : sequence of str
         Keys of `sequences.PRESETS`.
     lesions : bool
-        Whether to insert graded lesions into the white matter first.
+        Whether to plant graded lesions into the white matter first.
     seed : int
         Seed of bias, noise and lesions, together with the scan's content.
 
@@ -80,10 +81,11 @@ def write_travelling_subject(
         remove_leavings(folder)
         content = int(source[:8], 16)
         lesion_rng = np.random.default_rng([seed, content])
-        prepared, fractions = _anatomy(path, image, folder, lesion_rng if lesions else None)
+        anatomy = _anatomy(path, image, folder, lesion_rng if lesions else None)
         for preset in missing:
             rng = np.random.default_rng([seed, content, list(PRESETS).index(preset)])
-            scan = acquire(prepared, fractions, PRESETS[preset], rng)
+            prepared, fractions, amount = anatomy
+            scan = acquire(prepared, fractions, PRESETS[preset], rng, amount)
             record = {
                 "Source": str(path),
                 "Preset": preset,
@@ -166,17 +168,20 @@ def _anatomy(
     image: nib.spatialimages.SpatialImage,
     folder: Path,
     lesion_rng: np.random.Generator | None,
-) -> tuple[Prepared, np.ndarray]:
-    """Prepare a scan and classify its tissues; with `lesion_rng`, insert and write lesions."""
+) -> tuple[Prepared, np.ndarray, np.ndarray | None]:
+    """Prepare a scan and classify its tissues; with `lesion_rng`, plant lesions and write a truth.
+
+    The protocol of the scan is not known. Its lesions are as dark as `LIKE_TARGET` shows them.
+    """
     with about(path):
         prepared = prepare(image, find_brain(image).mask, PreprocessSettings())
     labels, fractions = classify(prepared.image, prepared.mask)
     if lesion_rng is None:
-        return prepared, fractions
-    changed, planted, _ = insert_lesions(prepared.image, labels, lesion_rng)
-    prepared = dataclasses.replace(prepared, image=changed)
-    _, fractions = classify(changed, prepared.mask)
-    shown = np.where(prepared.mask, from_model_units(changed, 1, FULL_SCALE), 0)
+        return prepared, fractions, None
+    amount, planted, _ = plant_lesions(labels, lesion_rng)
+    contrast = PRESETS[LIKE_TARGET].lesion_contrast()
+    truth = show_lesions(prepared.image, labels, amount, contrast)
+    shown = np.where(prepared.mask, from_model_units(truth, 1, FULL_SCALE), 0)
     images = {"lesions": shown.astype(np.float32), "lesions_labels": planted.astype(np.uint8)}
     write_together(
         {
@@ -186,7 +191,7 @@ def _anatomy(
             for part, volume in images.items()
         }
     )
-    return prepared, fractions
+    return prepared, fractions, amount
 
 
 def _write_json(record: dict[str, Any], path: Path) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 
 from isochroma.errors import InputError
 from isochroma.evaluation.tissues import GREY, NAMES, WHITE
+from isochroma.evaluation.tools.detail import STRONG, detail
 
-VERSION = 1
+VERSION = 2
 BRAIN = "brain"
 LEVELS = 1001  # quantiles: the mean brain has some 1500 voxels between two of them
 
@@ -26,16 +27,19 @@ class TargetProfile:
         scans, model units.
     contrast : float
         Mean `contrast_ratio`.
+    strong : float
+        Mean quantile `STRONG` of the size of `detail`, model units.
     """
 
     quantiles: dict[str, np.ndarray]
     contrast: float
+    strong: float
 
 
 def target_profile(
     images: Iterable[np.ndarray], masks: Iterable[np.ndarray], tissues: Iterable[np.ndarray]
 ) -> TargetProfile:
-    """Average quantiles and contrast over the target's training scans.
+    """Average quantiles, contrast and detail over the target's training scans.
 
     Parameters
     ----------
@@ -58,18 +62,19 @@ def target_profile(
     """
     probabilities = np.linspace(0, 1, LEVELS)
     found: dict[str, list[np.ndarray]] = {name: [] for name in (BRAIN, *NAMES.values())}
-    contrasts = []
+    contrasts, details = [], []
     for image, mask, labels in zip(images, masks, tissues, strict=True):
         for name in found:
             inside = region(name, mask, labels)
             if inside.any():
                 found[name].append(np.quantile(image[inside], probabilities))
         contrasts.append(contrast_ratio(image, labels))
+        details.append(np.quantile(np.abs(detail(image, mask)[mask]), STRONG))
     if not contrasts:
         msg = "no scans to make the target's profile of. Give its training scans."
         raise InputError(msg)
     quantiles = {name: np.mean(each, axis=0) for name, each in found.items() if each}
-    return TargetProfile(quantiles, float(np.mean(contrasts)))
+    return TargetProfile(quantiles, float(np.mean(contrasts)), float(np.mean(details)))
 
 
 def region(name: str, mask: np.ndarray, tissues: np.ndarray | None) -> np.ndarray:
