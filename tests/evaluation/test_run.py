@@ -129,6 +129,8 @@ class TestEvaluation:
         for title in ("Truth known", "one person, scanned twice", "Anatomy kept", "segmentation"):
             assert title in page
         assert "data:image/png;base64," in page
+        assert page.index('id="verdict"') < page.index('id="worst"') < page.index('id="truth"')
+        assert "copy against the best of raw, N4, histogram matching." in page
         assert "http://" not in page
         assert "https://" not in page
         assert "no site has 20 people of known age" in page

@@ -28,10 +28,11 @@ from isochroma.evaluation.measuring import (
     measure_seeds,
     measure_sites,
 )
-from isochroma.evaluation.methods import Method
+from isochroma.evaluation.methods import Control, Method, Ours
 from isochroma.evaluation.plan import FULL, Budget, Plan, make_plan, notes
 from isochroma.evaluation.report.figures import draw
 from isochroma.evaluation.report.page import write_page
+from isochroma.evaluation.report.worst import draw_worst, worst_cases
 from isochroma.evaluation.results import Results, failure_of, table_of
 from isochroma.evaluation.study import Scan
 from isochroma.evaluation.summary import REFERENCE, Summary, summarise
@@ -110,7 +111,8 @@ def evaluate(
     write_atomically(plan.out / "summary.json", lambda to: to.write_text(text + "\n"))
     with stage("report"):
         figures = draw(plan.work, measured, plan.sources, table)
-        write_page(plan.out / "report.html", summary, figures)
+        worst = draw_worst(plan.work, *measured[summary.ours], worst_cases(table, summary.ours))
+        write_page(plan.out / "report.html", summary, figures, worst)
     return summary
 
 
@@ -188,5 +190,10 @@ def summary_of(plan: Plan, tools: Tools, measured: Measured, results: Results) -
         methods={name: method.settings for name, (method, _) in measured.items()},
         reference=REFERENCE,
         ours=ours,
-        records=summarise(table_of(results.rows), REFERENCE, plan.budget.resamples),
+        others=[
+            name
+            for name, (method, _) in measured.items()
+            if name != ours and not isinstance(method, (Control, Ours))
+        ],
+        records=summarise(table_of(results.rows), (REFERENCE, ours), plan.budget.resamples),
     )
