@@ -174,7 +174,8 @@ def write_rows(out: Path, results: Results) -> pd.DataFrame:
 
 def summary_of(plan: Plan, tools: Tools, measured: Measured, results: Results) -> Summary:
     """Summarise all rows and failures, and say how they came about."""
-    ours = next((name for name in measured if name.startswith("isochroma")), [*measured][-1])
+    done = [name for name, (_, scans) in measured.items() if scans] or [*measured]
+    ours = next((name for name in done if name.startswith("isochroma")), done[-1])
     return Summary(
         study=str(plan.study),
         scans=len(plan.work.scans),
@@ -192,8 +193,8 @@ def summary_of(plan: Plan, tools: Tools, measured: Measured, results: Results) -
         ours=ours,
         others=[
             name
-            for name, (method, _) in measured.items()
-            if name != ours and not isinstance(method, (Control, Ours))
+            for name in done
+            if name != ours and not isinstance(measured[name][0], (Control, Ours))
         ],
         records=summarise(table_of(results.rows), (REFERENCE, ours), plan.budget.resamples),
     )

@@ -19,14 +19,14 @@ def table(method: str, values: dict[str, float], measure: str, part: str) -> pd.
 
 class TestWorstCases:
     def rows(self) -> pd.DataFrame:
-        """SSIM ranges over 0.8, edges over 0.2: a loses half of the one, b all of the other."""
+        """SSIM ranges over 1.6, with the blur, and edges over 0.2: b loses all of these."""
         return pd.concat(
             [
                 table("N4", {"a": 0.9, "b": 0.1, "c": 0.5}, "ssim", "truth"),
                 table("ours", {"a": 0.5, "b": 0.8, "c": 0.6}, "ssim", "truth"),
                 table("N4", {"a": 1.0, "b": 1.0}, "edges kept", "anatomy"),
                 table("ours", {"a": 0.9, "b": 0.8}, "edges kept", "anatomy"),
-                table("blur", {"a": -9.0}, "ssim", "truth"),
+                table("blur", {"a": -0.7}, "ssim", "truth"),
                 table("N4", {"c": 0.0}, "absolute error", "age"),
                 table("ours", {"c": 50.0, "a": 0.0}, "absolute error", "age"),
             ]
@@ -37,8 +37,14 @@ class TestWorstCases:
         assert (worst.scan, second.scan) == ("b", "a")
         assert [change.measure.name for change in worst.changes] == ["edges kept", "ssim"]
         assert np.isclose(worst.changes[0].loss, 1)
-        assert np.isclose(second.changes[0].loss, 0.5)
+        assert np.isclose(second.changes[0].loss, 0.25)
         assert (second.changes[0].before, second.changes[0].after) == (0.9, 0.5)
+
+    def test_what_the_digits_do_not_show_is_no_loss(self) -> None:
+        """Whatever share of the range it is."""
+        known = {"N4": 0.5, "ours": 0.4996}
+        drawn = [table(name, {"a": value}, "ssim", "truth") for name, value in known.items()]
+        assert worst_cases(pd.concat(drawn), "ours") == []
 
     def test_no_more_than_asked_for(self) -> None:
         assert [case.scan for case in worst_cases(self.rows(), "ours", 1)] == ["b"]

@@ -165,24 +165,24 @@ def verdicts(records: Sequence[Record], ours: str, others: Sequence[str]) -> lis
     Returns
     -------
     verdicts : list of Verdict
-        In the order of the report. Gains and losses are sorted as shares of the measure's range:
-        the largest mean of these methods in any group minus the smallest.
+        In the order of the report. Gains and losses are sorted as shares of the measure's range,
+        which is its largest mean of any method in any group, controls included, minus the smallest.
     """
     found: dict[str, list[Comparison]] = {}
     means: dict[Measure, list[float]] = {}
-    rows: dict[tuple[str, str, str], list[Record]] = {}
+    rows: dict[tuple[str, str, str], list[Comparison]] = {}
     for record in records:
         measure = find(record["part"], record["measure"])
-        if measure.better and record["method"] in (ours, *others) and record["mean"] is not None:
-            means.setdefault(measure, []).append(record["mean"])
+        if not measure.better or record["mean"] is None:
+            continue
+        means.setdefault(measure, []).append(record["mean"])
+        if record["method"] in others and ours in record["differences"]:
             key = record["part"], record["group"], record["measure"]
-            rows.setdefault(key, []).append(record)
-    for (part, _, _), row in rows.items():
-        against = [comparison(r, ours) for r in row if ours in r["differences"]]
-        if against:
-            tested = [each for each in against if each.tested]
-            hardest = min(tested or against, key=lambda each: (each.outcome, each.gain))
-            found.setdefault(part, []).append(hardest)
+            rows.setdefault(key, []).append(comparison(record, ours))
+    for (part, _, _), against in rows.items():
+        tested = [each for each in against if each.tested]
+        hardest = min(tested or against, key=lambda each: (each.outcome, each.gain))
+        found.setdefault(part, []).append(hardest)
 
     def share(each: Comparison) -> float:
         span = max(means[each.measure]) - min(means[each.measure])

@@ -65,8 +65,8 @@ def worst_cases(rows: pd.DataFrame, ours: str, most: int = MOST) -> list[WorstCa
     """Find the scans with the largest loss against N4 alone in any one measure.
 
     All measures of one output count that have a better direction and belong to the parts `JUDGED`.
-    A loss is a share of the measure's range: its largest value in any scan, after N4 alone or after
-    the method, minus its smallest.
+    A loss is a share of the measure's range, which is its largest value in any scan after any
+    method, controls included, minus its smallest.
 
     Parameters
     ----------
@@ -80,22 +80,22 @@ def worst_cases(rows: pd.DataFrame, ours: str, most: int = MOST) -> list[WorstCa
     Returns
     -------
     cases : list of WorstCase
-        The worst first; scans that lose nothing are left out.
+        The worst first; scans that lose nothing in the digits shown are left out.
     """
     changes: dict[str, list[Change]] = {}
     for part in JUDGED:
         for measure in part.of(OUTPUT):
             found = rows[(rows["part"] == part.name) & (rows["measure"] == measure.name)]
+            if not measure.better or found.empty:
+                continue
+            span = float(np.ptp(found["value"])) or 1.0
             by_method = [
                 found[found["method"] == name].set_index("scan")["value"]
                 for name in (N4.name, ours)
             ]
             both = pd.concat(by_method, axis=1, join="inner", keys=["before", "after"])
-            span = float(np.ptp(both.to_numpy())) if len(both) else 0
-            if not measure.better or not span:
-                continue
             for scan, before, after in both.itertuples():
-                loss = measure.better * (before - after) / span
+                loss = measure.better * round(before - after, measure.digits) / span
                 changes.setdefault(scan, []).append(Change(measure, before, after, loss))
     cases = [
         WorstCase(scan, tuple(sorted(found, key=lambda change: -change.loss)))
