@@ -55,10 +55,11 @@ class TestSummarise:
         record = of(summarise(table), "ours")
         assert record["scans"] == 3
         assert record["differences"]["histogram matching"] == {
+            "mean": 3.0,
+            "reference": 1.0,
             "difference": 2.0,
             "low": 2.0,
             "high": 2.0,
-            "reference": 1.0,
             "scans": 3,
         }
 
@@ -73,6 +74,20 @@ class TestSummarise:
         assert (gap["N4"]["difference"], gap["N4"]["low"], gap["N4"]["scans"]) == (2.0, None, 1)
         assert of(records, "N4")["differences"]["ours"]["difference"] == -2.0
         assert of(records, "elsewhere")["differences"] == {}
+
+    def test_too_much_is_as_bad_as_too_little_where_there_is_an_ideal(self) -> None:
+        """Scan by scan: 0.8 and 1.2 keep a lesion's contrast no better than 0.8 twice."""
+        pair = KEYS[:2]
+        values = {"ours": (0.8, 1.2), "N4": (0.8, 0.8)}
+        table = pd.concat(
+            [
+                rows(name, dict(zip(pair, drawn, strict=True)), "lesion contrast")
+                for name, drawn in values.items()
+            ]
+        ).assign(part="anatomy")
+        gap = of(summarise(table, ["N4"]), "ours")["differences"]["N4"]
+        assert (gap["mean"], gap["reference"]) == (1.0, 0.8)
+        assert gap["difference"] == pytest.approx(0)
 
     def test_a_value_of_a_whole_group_has_a_difference_without_an_interval(self) -> None:
         whole = {("all", "all"): 0.4}

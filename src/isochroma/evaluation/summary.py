@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from isochroma.evaluation.measures import find
+from isochroma.evaluation.measures import Measure, find
 from isochroma.evaluation.methods import HistogramMatching
 from isochroma.evaluation.results import Failure
 
@@ -133,7 +133,8 @@ def summarise(
     records = []
     for keys, of_measure in rows.groupby(["part", "group", "measure"], sort=False):
         part, _, name = keys
-        if not find(part, name).shown:
+        measure = find(part, name)
+        if not measure.shown:
             continue
         by_method = dict(list(of_measure.groupby("method", sort=False)))
         for method, values in by_method.items():
@@ -143,9 +144,9 @@ def summarise(
             else:
                 found = estimate(values, resamples)
             compared = {
-                name: compare(values, by_method[name], resamples)
-                for name in references
-                if name != method and name in by_method
+                other: compare(measure, values, by_method[other], resamples)
+                for other in references
+                if other != method and other in by_method
             }
             records.append(
                 {
@@ -156,41 +157,46 @@ def summarise(
                     "high": known(found.high),
                     "scans": int(values["scans"].sum()),
                     "persons": found.persons,
-                    "differences": {name: gap for name, gap in compared.items() if gap},
+                    "differences": {other: gap for other, gap in compared.items() if gap},
                 }
             )
     return records
 
 
 def compare(
-    values: pd.DataFrame, reference: pd.DataFrame, resamples: int = 2000
+    measure: Measure, values: pd.DataFrame, reference: pd.DataFrame, resamples: int = 2000
 ) -> dict[str, Any] | None:
     """Compare a method with another over the scans that both have.
 
     Parameters
     ----------
+    measure : Measure
+        What is compared.
     values, reference : DataFrame
-        Rows of one measure, one group and one method each.
+        Rows of this measure, one group and one method each.
     resamples : int
         Bootstrap samples.
 
     Returns
     -------
     gap : dict or None
-        The mean of the method minus that of the reference (difference) with its interval (low,
-        high; None for one person), the reference's mean on these scans (reference), and how many
-        they are (scans). None if there are none.
+        The means over these scans (mean, reference), the mean difference of the scores, method
+        minus reference (difference) with its interval (low, high; None for one person), and how
+        many scans they are. None if there are none.
     """
     both = values.merge(reference[["scan", "value"]], on="scan", suffixes=("", " of reference"))
     if both.empty:
         return None
     theirs = both["value of reference"]
-    gap = estimate(both.assign(value=both["value"] - theirs), resamples)
+    change = measure.score(both["value"]) - measure.score(theirs)
+    gap = estimate(both.assign(value=change), resamples)
+    means = both.groupby("person")[["value", "value of reference"]].mean().mean()
     return {
+        "mean": known(means["value"]),
+        "reference": known(means["value of reference"]),
         "difference": known(gap.mean),
         "low": known(gap.low),
         "high": known(gap.high),
-        "reference": known(both.assign(value=theirs).groupby("person")["value"].mean().mean()),
         "scans": int(both["scans"].sum()),
     }
 

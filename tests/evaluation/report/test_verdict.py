@@ -70,11 +70,19 @@ class TestOutcomes:
         assert "n = 1)" in str(found.losses[0])
 
     def test_lower_is_better_where_the_measure_says_so(self) -> None:
-        error = drawn("g", {"ours": 9, "N4": 7}).assign(part="age", measure="absolute error")
+        error = drawn("g", {"ours": 9, "N4": 7}).assign(
+            part="age", measure="absolute error, intensities"
+        )
         (found,) = judge(error)
-        assert found.title == "Age prediction"
-        assert "Age, absolute error (years), g: " in found.extremes
+        assert found.name == "age"
+        assert "Age, absolute error, intensities (years), g: " in found.extremes
         assert found.tendency == "worse"
+
+    def test_nearer_to_the_ideal_is_better(self) -> None:
+        contrast = drawn("g", {"ours": 1.2, "N4": 2.4}, ONE)
+        (found,) = judge(contrast.assign(part="anatomy", measure="lesion contrast"))
+        assert found.tendency == "better"
+        assert "(difference of distances -1.2" in str(found.gains[0])
 
     def test_controls_and_measures_without_a_direction_are_left_out(self) -> None:
         table = drawn("g", {"ours": 0.7, "blur": 0.9, "N4": 0.6})

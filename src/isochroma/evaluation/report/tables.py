@@ -31,7 +31,7 @@ def tables(records: Sequence[Record], reference: str, first: Sequence[str] = ())
     Returns
     -------
     tables : list of dict
-        Title, unit, better, methods, and rows of a group, its scans and cells each.
+        Title, unit, direction, methods, and rows of a group, its scans and cells each.
     """
     found = []
     for name in dict.fromkeys(record["measure"] for record in records):
@@ -53,7 +53,7 @@ def tables(records: Sequence[Record], reference: str, first: Sequence[str] = ())
             {
                 "title": measure.title,
                 "unit": measure.unit,
-                "better": measure.better,
+                "direction": measure.direction,
                 "methods": methods,
                 "rows": rows,
             }

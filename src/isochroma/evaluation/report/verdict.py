@@ -26,8 +26,10 @@ class Comparison:
         The group, and what the method is compared with.
     ours, theirs : float
         The means.
+    difference : float
+        Of the scores (`Measure.score`), ours minus theirs.
     low, high : float or None
-        95 % interval of the paired difference, ours minus theirs; None where there is none.
+        Its 95 % interval; None where there is none.
     scans : int
         How many the means rest on.
     """
@@ -37,6 +39,7 @@ class Comparison:
     other: str
     ours: float
     theirs: float
+    difference: float
     low: float | None
     high: float | None
     scans: int
@@ -44,7 +47,7 @@ class Comparison:
     @property
     def gain(self) -> float:
         """The difference, positive where ours is better."""
-        return self.measure.better * (self.ours - self.theirs)
+        return self.measure.better * self.difference
 
     @property
     def tested(self) -> bool:
@@ -65,14 +68,15 @@ class Comparison:
 
     def __str__(self) -> str:
         digits, unit = self.measure.digits, f" ({self.measure.unit})" if self.measure.unit else ""
-        gap = f"{self.ours - self.theirs:+.{digits}f}"
+        gap = "difference" if self.measure.ideal is None else "difference of distances"
+        gap += f" {self.difference:+.{digits}f}"
         gap += f" [{self.low:+.{digits}f}, {self.high:+.{digits}f}]" if self.tested else ""
         count = f"{self.scans} scans" if self.scans > 1 else "n = 1"
         if not self.tested and self.scans > 1:
             count += ", no interval"
         return (
             f"{self.measure.title}{unit}, {self.group}: {self.ours:.{digits}f} against "
-            f"{self.other} {self.theirs:.{digits}f} (difference {gap}, {count})"
+            f"{self.other} {self.theirs:.{digits}f} ({gap}, {count})"
         )
 
 
@@ -169,13 +173,13 @@ def verdicts(records: Sequence[Record], ours: str, others: Sequence[str]) -> lis
         which is its largest mean of any method in any group, controls included, minus the smallest.
     """
     found: dict[str, list[Comparison]] = {}
-    means: dict[Measure, list[float]] = {}
+    scores: dict[Measure, list[float]] = {}
     rows: dict[tuple[str, str, str], list[Comparison]] = {}
     for record in records:
         measure = find(record["part"], record["measure"])
         if not measure.better or record["mean"] is None:
             continue
-        means.setdefault(measure, []).append(record["mean"])
+        scores.setdefault(measure, []).append(measure.score(record["mean"]))
         if record["method"] in others and ours in record["differences"]:
             key = record["part"], record["group"], record["measure"]
             rows.setdefault(key, []).append(comparison(record, ours))
@@ -185,7 +189,7 @@ def verdicts(records: Sequence[Record], ours: str, others: Sequence[str]) -> lis
         found.setdefault(part, []).append(hardest)
 
     def share(each: Comparison) -> float:
-        span = max(means[each.measure]) - min(means[each.measure])
+        span = max(scores[each.measure]) - min(scores[each.measure])
         return each.gain / span if span else 0.0
 
     return [
@@ -203,7 +207,8 @@ def comparison(record: Record, ours: str) -> Comparison:
         record["group"],
         record["method"],
         gap["reference"],
-        gap["reference"] + gap["difference"],
+        gap["mean"],
+        -gap["difference"],
         None if gap["high"] is None else -gap["high"],
         None if gap["low"] is None else -gap["low"],
         gap["scans"],

@@ -88,14 +88,15 @@ def worst_cases(rows: pd.DataFrame, ours: str, most: int = MOST) -> list[WorstCa
             found = rows[(rows["part"] == part.name) & (rows["measure"] == measure.name)]
             if not measure.better or found.empty:
                 continue
-            span = float(np.ptp(found["value"])) or 1.0
+            span = float(np.ptp(measure.score(found["value"]))) or 1.0
             by_method = [
                 found[found["method"] == name].set_index("scan")["value"]
                 for name in (N4.name, ours)
             ]
             both = pd.concat(by_method, axis=1, join="inner", keys=["before", "after"])
             for scan, before, after in both.itertuples():
-                loss = measure.better * round(before - after, measure.digits) / span
+                gap = measure.score(before) - measure.score(after)
+                loss = measure.better * round(gap, measure.digits) / span
                 changes.setdefault(scan, []).append(Change(measure, before, after, loss))
     cases = [
         WorstCase(scan, tuple(sorted(found, key=lambda change: -change.loss)))
