@@ -77,6 +77,11 @@ class Measure:
         return value if self.ideal is None else abs(value - self.ideal)
 
     @property
+    def label(self) -> str:
+        """The title with the unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
     def direction(self) -> str:
         """What is better, in words; empty if nothing is."""
         if self.ideal is not None:

@@ -67,7 +67,7 @@ class Comparison:
         return BETTER if self.gain > 0 else WORSE
 
     def __str__(self) -> str:
-        digits, unit = self.measure.digits, f" ({self.measure.unit})" if self.measure.unit else ""
+        digits = self.measure.digits
         gap = "difference" if self.measure.ideal is None else "difference of distances"
         gap += f" {self.difference:+.{digits}f}"
         gap += f" [{self.low:+.{digits}f}, {self.high:+.{digits}f}]" if self.tested else ""
@@ -75,7 +75,7 @@ class Comparison:
         if not self.tested and self.scans > 1:
             count += ", no interval"
         return (
-            f"{self.measure.title}{unit}, {self.group}: {self.ours:.{digits}f} against "
+            f"{self.measure.label}, {self.group}: {self.ours:.{digits}f} against "
             f"{self.other} {self.theirs:.{digits}f} ({gap}, {count})"
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,12 +12,11 @@ from PIL import Image
 from isochroma.evaluation.measures import anatomy, segmentation, truth
 from isochroma.evaluation.measures.registry import OUTPUT, Measure
 from isochroma.evaluation.methods import N4, Method
+from isochroma.evaluation.report.figures import logged
 from isochroma.evaluation.study import Case, Scan
 from isochroma.evaluation.workspace import Workspace
 from isochroma.images.grid import bounding_box
 from isochroma.images.mosaic import MARGIN, PLANES, Cut, enlarge, grey, titled
-
-logger = logging.getLogger(__name__)
 
 JUDGED = (truth.part, anatomy.part, segmentation.part)  # what is known of the scan's own anatomy
 MOST = 10
@@ -130,13 +128,10 @@ def draw_worst(
     by_name = {scan.scan: scan for scan in scans}
     drawn = []
     for each in cases:
-        try:
-            case = work.case(by_name[each.scan])
-            picture = picture_of(case, method.name, work.volume(method, case))
-        except Exception as error:
-            logger.warning("%s, %s, picture: %s", each.scan, method.name, error)
-        else:
-            drawn.append((each, picture))
+        scan = by_name[each.scan]
+        with logged(scan, method.name):
+            case = work.case(scan)
+            drawn.append((each, picture_of(case, method.name, work.volume(method, case))))
     return drawn
 
 
