@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("summary", nargs="?", type=Path, default=SUMMARY)
     summary = json.loads(parser.parse_args().summary.read_text())
     for each in verdicts(summary["records"], summary["ours"], summary["others"]):
-        print(f"- **{each.title}.** {each.counts} {each.extremes}".rstrip())
+        print(" ".join([f"- **{each.title}.**", each.counts, *each.extremes]))
 
 
 if __name__ == "__main__":

@@ -119,33 +119,36 @@ class Verdict:
 
     @property
     def counts(self) -> str:
-        """The counts in words."""
+        """The counts in words, with the fewest and the most scans that a comparison rests on."""
         said = []
         for tested in (True, False):
+            scans = [each.scans for each in self.comparisons if each.tested == tested]
             numbers = {
                 "worse": self.count(WORSE, tested),
                 "better": self.count(BETTER, tested),
                 "undecided": self.count(UNDECIDED, tested),
             }
-            total = sum(numbers.values())
+            total = len(scans)
             if not total:
                 continue
+            span = " to ".join(str(count) for count in sorted({min(scans), max(scans)}))
             order = sorted(numbers, key=lambda word: (word == "undecided", -numbers[word]))
             if numbers["undecided"] == total:
                 order = ["undecided"]
             elif not numbers["undecided"]:
                 order.remove("undecided")
             text, *rest = (f"{word} in {numbers[word]}" for word in order)
-            text = ", ".join([f"{text} of {total} comparison{'s' if total > 1 else ''}", *rest])
+            text += f" of {total} comparison{'s' if total > 1 else ''} ({span} scan{'s' if max(scans) > 1 else ''})"
+            text = ", ".join([text, *rest])
             said.append(text if tested else f"by the mean alone, without an interval, {text}")
         joined = "; ".join(said)
         return joined[0].upper() + joined[1:] + "."
 
     @property
-    def extremes(self) -> str:
-        """The largest loss and the largest gain in words; the empty string if there is neither."""
+    def extremes(self) -> list[str]:
+        """The largest loss and the largest gain in words, as far as there are any."""
         found = {"Largest loss": self.losses, "Largest gain": self.gains}
-        return " ".join(f"{name}: {rows[0]}." for name, rows in found.items() if rows)
+        return [f"{name}: {rows[0]}." for name, rows in found.items() if rows]
 
 
 def verdicts(records: Sequence[Record], ours: str, others: Sequence[str]) -> list[Verdict]:
