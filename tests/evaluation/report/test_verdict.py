@@ -29,25 +29,25 @@ def judge(*tables: pd.DataFrame) -> list[Verdict]:
 class TestOutcomes:
     def test_better_means_better_than_each_of_the_others(self) -> None:
         (found,) = judge(drawn("g", {"ours": 0.8, "N4": 0.6, "histogram matching": 0.7}))
-        assert found.counts == "Better in 1 of 1 comparison (8 scans), worse in 0."
+        assert found.counts == "Better in 1 of 1 comparison (n\u00a0=\u00a08), worse in 0."
         assert [each.other for each in found.gains] == ["histogram matching"]
         assert found.losses == []
         assert found.tendency == "better"
 
     def test_a_loss_to_one_of_them_is_said_as_a_loss(self) -> None:
         (found,) = judge(drawn("g", {"ours": 0.7, "N4": 0.8, "histogram matching": 0.2}))
-        assert found.counts == "Worse in 1 of 1 comparison (8 scans), better in 0."
+        assert found.counts == "Worse in 1 of 1 comparison (n\u00a0=\u00a08), better in 0."
         assert found.tendency == "worse"
         (loss,) = found.extremes
         assert loss.startswith("Largest loss: SSIM against the truth, g: 0.")
         assert "against N4 0." in loss
-        assert "8 scans" in loss
+        assert "n\u00a0=\u00a08)" in loss
 
     def test_an_interval_that_holds_0_decides_nothing(self) -> None:
         ours = {key: 0.1 * n for n, key in enumerate(KEYS)}
         other = {key: value + 0.05 * (-1) ** n for n, (key, value) in enumerate(ours.items())}
         (found,) = judge(rows("ours", ours), rows("N4", other))
-        assert found.counts == "Undecided in 1 of 1 comparison (8 scans)."
+        assert found.counts == "Undecided in 1 of 1 comparison (n\u00a0=\u00a08)."
         assert (found.tendency, found.extremes) == ("", [])
 
     def test_a_difference_below_the_digits_shown_decides_nothing(self) -> None:
@@ -64,11 +64,11 @@ class TestOutcomes:
             drawn("many", {"ours": 0.8, "N4": 0.7}), drawn("one", {"ours": 0.5, "N4": 0.7}, ONE)
         )
         assert found.counts == (
-            "Better in 1 of 1 comparison (8 scans), worse in 0; "
-            "by the mean alone, without an interval, worse in 1 of 1 comparison (1 scan), "
+            "Better in 1 of 1 comparison (n\u00a0=\u00a08), worse in 0; "
+            "by the mean alone, without an interval, worse in 1 of 1 comparison (n\u00a0=\u00a01), "
             "better in 0."
         )
-        assert "n = 1)" in str(found.losses[0])
+        assert "n\u00a0=\u00a01)" in str(found.losses[0])
 
     def test_lower_is_better_where_the_measure_says_so(self) -> None:
         error = drawn("g", {"ours": 9, "N4": 7}).assign(
@@ -104,7 +104,7 @@ class TestVerdict:
 
     def test_the_more_frequent_outcome_is_said_first(self) -> None:
         (found,) = judge(*self.table())
-        assert found.counts == "Worse in 2 of 3 comparisons (8 scans), better in 1."
+        assert found.counts == "Worse in 2 of 3 comparisons (n\u00a0=\u00a08), better in 1."
 
     def test_the_largest_loss_is_named(self) -> None:
         (found,) = judge(*self.table())

@@ -31,7 +31,7 @@ class Comparison:
     low, high : float or None
         Its 95 % interval; None where there is none.
     scans : int
-        How many the means rest on.
+        How many scans, or pairs of scans, the means rest on.
     """
 
     measure: Measure
@@ -71,7 +71,7 @@ class Comparison:
         gap = "difference" if self.measure.ideal is None else "difference of distances"
         gap += f" {self.difference:+.{digits}f}"
         gap += f" [{self.low:+.{digits}f}, {self.high:+.{digits}f}]" if self.tested else ""
-        count = f"{self.scans} scans" if self.scans > 1 else "n = 1"
+        count = f"n\u00a0=\u00a0{self.scans}"
         if not self.tested and self.scans > 1:
             count += ", no interval"
         return (
@@ -96,10 +96,6 @@ class Verdict:
     title: str
     comparisons: tuple[Comparison, ...]
 
-    def count(self, outcome: int, tested: bool) -> int:
-        """Count the comparisons with this outcome, with an interval or without."""
-        return sum((c.outcome, c.tested) == (outcome, tested) for c in self.comparisons)
-
     @property
     def losses(self) -> list[Comparison]:
         """The comparisons that it is worse in, the largest loss first."""
@@ -113,42 +109,44 @@ class Verdict:
     @property
     def tendency(self) -> str:
         """What there is more of, "better" or "worse"; with an interval if any has one."""
-        tested = any(each.tested for each in self.comparisons)
-        more = self.count(BETTER, tested) - self.count(WORSE, tested)
+        tested = [each for each in self.comparisons if each.tested]
+        more = sum(each.outcome for each in tested or self.comparisons)
         return "better" if more > 0 else "worse" if more < 0 else ""
 
     @property
     def counts(self) -> str:
-        """The counts in words, with the fewest and the most scans that a comparison rests on."""
-        said = []
-        for tested in (True, False):
-            scans = [each.scans for each in self.comparisons if each.tested == tested]
-            numbers = {
-                "worse": self.count(WORSE, tested),
-                "better": self.count(BETTER, tested),
-                "undecided": self.count(UNDECIDED, tested),
-            }
-            total = len(scans)
-            if not total:
-                continue
-            span = " to ".join(str(count) for count in sorted({min(scans), max(scans)}))
-            order = sorted(numbers, key=lambda word: (word == "undecided", -numbers[word]))
-            if numbers["undecided"] == total:
-                order = ["undecided"]
-            elif not numbers["undecided"]:
-                order.remove("undecided")
-            text, *rest = (f"{word} in {numbers[word]}" for word in order)
-            text += f" of {total} comparison{'s' if total > 1 else ''} ({span} scan{'s' if max(scans) > 1 else ''})"
-            text = ", ".join([text, *rest])
-            said.append(text if tested else f"by the mean alone, without an interval, {text}")
-        joined = "; ".join(said)
-        return joined[0].upper() + joined[1:] + "."
+        """The counts in words, apart for comparisons with an interval and without."""
+        tested = [each for each in self.comparisons if each.tested]
+        others = [each for each in self.comparisons if not each.tested]
+        said = [tally(tested)] if tested else []
+        if others:
+            said.append(f"by the mean alone, without an interval, {tally(others)}")
+        text = "; ".join(said)
+        return text[0].upper() + text[1:] + "."
 
     @property
     def extremes(self) -> list[str]:
         """The largest loss and the largest gain in words, as far as there are any."""
         found = {"Largest loss": self.losses, "Largest gain": self.gains}
         return [f"{name}: {rows[0]}." for name, rows in found.items() if rows]
+
+
+def tally(comparisons: Sequence[Comparison]) -> str:
+    """Count outcomes in words, the more frequent first, and the scans that they rest on."""
+    outcomes = [each.outcome for each in comparisons]
+    scans = sorted({each.scans for each in comparisons})
+    span = " to ".join(str(count) for count in dict.fromkeys((scans[0], scans[-1])))
+    about = f"{len(outcomes)} comparison{'s' if len(outcomes) > 1 else ''}"
+    about += f" (n\u00a0=\u00a0{span})"
+    worse, better, undecided = (outcomes.count(kind) for kind in (WORSE, BETTER, UNDECIDED))
+    if undecided == len(outcomes):
+        return f"undecided in {undecided} of {about}"
+    text = (
+        f"better in {better} of {about}, worse in {worse}"
+        if better > worse
+        else f"worse in {worse} of {about}, better in {better}"
+    )
+    return f"{text}, undecided in {undecided}" if undecided else text
 
 
 def verdicts(records: Sequence[Record], ours: str, others: Sequence[str]) -> list[Verdict]:
