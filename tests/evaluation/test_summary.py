@@ -43,8 +43,9 @@ class TestSummarise:
         table = pd.concat([rows("histogram matching", base), rows("ours", better)])
         record = of(summarise(table), "ours")
         # The spread over scans is ten times the gain, but every scan gains.
-        assert record["difference"] == pytest.approx(1, abs=0.05)
-        assert record["difference_low"] > 0.9
+        gap = record["differences"]["histogram matching"]
+        assert gap["difference"] == pytest.approx(1, abs=0.05)
+        assert gap["low"] > 0.9
         assert record["low"] < record["mean"] - 1
 
     def test_difference_uses_common_scans_only(self) -> None:
@@ -52,9 +53,47 @@ class TestSummarise:
         part = dict.fromkeys(KEYS[:3], 3.0)
         table = pd.concat([rows("histogram matching", base), rows("ours", part)])
         record = of(summarise(table), "ours")
-        assert record["difference"] == 2.0
-        assert record["difference_scans"] == 3
         assert record["scans"] == 3
+        assert record["differences"]["histogram matching"] == {
+            "mean": 3.0,
+            "reference": 1.0,
+            "difference": 2.0,
+            "low": 2.0,
+            "high": 2.0,
+            "scans": 3,
+        }
+
+    def test_every_reference_is_compared_with(self) -> None:
+        """One person, so without an interval; not with itself, nor without a common scan."""
+        values = {"ours": 3.0, "N4": 1.0}
+        table = [rows(name, {("a", "p"): value}) for name, value in values.items()]
+        table.append(rows("elsewhere", {("b", "p"): 5.0}))
+        records = summarise(pd.concat(table), ["N4", "ours", "absent"])
+        gap = of(records, "ours")["differences"]
+        assert set(gap) == {"N4"}
+        assert (gap["N4"]["difference"], gap["N4"]["low"], gap["N4"]["scans"]) == (2.0, None, 1)
+        assert of(records, "N4")["differences"]["ours"]["difference"] == -2.0
+        assert of(records, "elsewhere")["differences"] == {}
+
+    def test_too_much_is_as_bad_as_too_little_where_there_is_an_ideal(self) -> None:
+        """Scan by scan: 0.8 and 1.2 keep a lesion's contrast no better than 0.8 twice."""
+        pair = KEYS[:2]
+        values = {"ours": (0.8, 1.2), "N4": (0.8, 0.8)}
+        table = pd.concat(
+            [
+                rows(name, dict(zip(pair, drawn, strict=True)), "lesion contrast")
+                for name, drawn in values.items()
+            ]
+        ).assign(part="anatomy")
+        gap = of(summarise(table, ["N4"]), "ours")["differences"]["N4"]
+        assert (gap["mean"], gap["reference"]) == (1.0, 0.8)
+        assert gap["difference"] == pytest.approx(0)
+
+    def test_a_value_of_a_whole_group_has_a_difference_without_an_interval(self) -> None:
+        whole = {("all", "all"): 0.4}
+        table = [rows(name, whole).assign(low=0.1, high=0.9, scans=22) for name in ("ours", "N4")]
+        gap = of(summarise(pd.concat(table), ["N4"]), "ours")["differences"]["N4"]
+        assert (gap["difference"], gap["low"], gap["scans"]) == (0.0, None, 22)
 
     def test_interval_of_a_group_value_is_kept(self) -> None:
         table = rows("ours", {("all", "all"): 0.4}).assign(low=0.1, high=0.9, scans=22)

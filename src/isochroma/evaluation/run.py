@@ -28,10 +28,11 @@ from isochroma.evaluation.measuring import (
     measure_seeds,
     measure_sites,
 )
-from isochroma.evaluation.methods import Method
+from isochroma.evaluation.methods import Control, Method, Ours
 from isochroma.evaluation.plan import FULL, Budget, Plan, make_plan, notes
 from isochroma.evaluation.report.figures import draw
 from isochroma.evaluation.report.page import write_page
+from isochroma.evaluation.report.worst import draw_worst, worst_cases
 from isochroma.evaluation.results import Results, failure_of, table_of
 from isochroma.evaluation.study import Scan
 from isochroma.evaluation.summary import REFERENCE, Summary, summarise
@@ -110,7 +111,8 @@ def evaluate(
     write_atomically(plan.out / "summary.json", lambda to: to.write_text(text + "\n"))
     with stage("report"):
         figures = draw(plan.work, measured, plan.sources, table)
-        write_page(plan.out / "report.html", summary, figures)
+        worst = draw_worst(plan.work, *measured[summary.ours], worst_cases(table, summary.ours))
+        write_page(plan.out / "report.html", summary, figures, worst)
     return summary
 
 
@@ -172,7 +174,8 @@ def write_rows(out: Path, results: Results) -> pd.DataFrame:
 
 def summary_of(plan: Plan, tools: Tools, measured: Measured, results: Results) -> Summary:
     """Summarise all rows and failures, and say how they came about."""
-    ours = next((name for name in measured if name.startswith("isochroma")), [*measured][-1])
+    done = [name for name, (_, scans) in measured.items() if scans] or [*measured]
+    ours = next((name for name in done if name.startswith("isochroma")), done[-1])
     return Summary(
         study=str(plan.study),
         scans=len(plan.work.scans),
@@ -188,5 +191,10 @@ def summary_of(plan: Plan, tools: Tools, measured: Measured, results: Results) -
         methods={name: method.settings for name, (method, _) in measured.items()},
         reference=REFERENCE,
         ours=ours,
-        records=summarise(table_of(results.rows), REFERENCE, plan.budget.resamples),
+        others=[
+            name
+            for name in done
+            if name != ours and not isinstance(measured[name][0], (Control, Ours))
+        ],
+        records=summarise(table_of(results.rows), (REFERENCE, ours), plan.budget.resamples),
     )

@@ -6,6 +6,7 @@ not independent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from isochroma.evaluation.measures import find
+from isochroma.evaluation.measures import Measure, find
 from isochroma.evaluation.methods import HistogramMatching
 from isochroma.evaluation.results import Failure
 
@@ -42,8 +43,12 @@ class Summary:
         What failed and was left out.
     methods : dict of str to dict
         Settings by the methods' names.
-    reference, ours : str
-        The method that all are compared with, and the one whose losses are listed.
+    reference : str
+        The method that the tables compare all with.
+    ours : str
+        The method that the verdict is about.
+    others : list of str
+        What the verdict compares it with: no negative controls, no other modes of isochroma.
     records : list of dict
         See `summarise`.
     """
@@ -62,6 +67,7 @@ class Summary:
     methods: dict[str, dict[str, Any]]
     reference: str
     ours: str
+    others: list[str]
     records: list[dict[str, Any]]
 
 
@@ -104,7 +110,7 @@ def estimate(values: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> Esti
 
 
 def summarise(
-    rows: pd.DataFrame, reference: str = REFERENCE, resamples: int = 2000
+    rows: pd.DataFrame, references: Sequence[str] = (REFERENCE,), resamples: int = 2000
 ) -> list[dict[str, Any]]:
     """Summarise the rows by part, group, measure and method.
 
@@ -113,52 +119,88 @@ def summarise(
     rows : DataFrame
         The table of results.csv. Values with an interval (low, high) already describe a whole
         group; their interval is taken as it is. Measures that are not shown are left out.
-    reference : str
-        Method that the others are compared with, scan by scan. The difference is method minus
-        reference over the scans that both have.
+    references : sequence of str
+        Methods that the others are compared with, scan by scan.
     resamples : int
         Bootstrap samples.
 
     Returns
     -------
     records : list of dict
-        Part, group, measure, method; mean, low, high, scans, persons; and, beside the reference,
-        difference, difference_low, difference_high, difference_scans. None for NaN.
+        Part, group, measure, method; mean, low, high, scans, persons; and differences, by the
+        references' names: see `compare`. None for NaN.
     """
     records = []
     for keys, of_measure in rows.groupby(["part", "group", "measure"], sort=False):
         part, _, name = keys
-        if not find(part, name).shown:
+        measure = find(part, name)
+        if not measure.shown:
             continue
-        known = of_measure[of_measure["method"] == reference].set_index("scan")["value"]
-        for method, values in of_measure.groupby("method", sort=False):
-            record: dict[str, Any] = dict(zip(("part", "group", "measure"), keys, strict=True))
-            record["method"] = method
+        by_method = dict(list(of_measure.groupby("method", sort=False)))
+        for method, values in by_method.items():
             whole = values.iloc[0]
             if len(values) == 1 and np.isfinite(whole["low"]):
                 found = Estimate(whole["value"], whole["low"], whole["high"], 1, 1)
             else:
                 found = estimate(values, resamples)
-            record.update(
-                mean=found.mean,
-                low=found.low,
-                high=found.high,
-                scans=int(values["scans"].sum()),
-                persons=found.persons,
-            )
-            paired = values[values["scan"].isin(known.index)]
-            if method != reference and len(paired):
-                change = paired.assign(
-                    value=paired["value"].to_numpy() - known[paired["scan"]].to_numpy()
-                )
-                gap = estimate(change, resamples)
-                record.update(
-                    difference=gap.mean,
-                    difference_low=gap.low,
-                    difference_high=gap.high,
-                    difference_scans=gap.scans,
-                )
+            compared = {
+                other: compare(measure, values, by_method[other], resamples)
+                for other in references
+                if other != method and other in by_method
+            }
             records.append(
-                {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in record.items()}
+                {
+                    **dict(zip(("part", "group", "measure"), keys, strict=True)),
+                    "method": method,
+                    "mean": known(found.mean),
+                    "low": known(found.low),
+                    "high": known(found.high),
+                    "scans": int(values["scans"].sum()),
+                    "persons": found.persons,
+                    "differences": {other: gap for other, gap in compared.items() if gap},
+                }
             )
     return records
+
+
+def compare(
+    measure: Measure, values: pd.DataFrame, reference: pd.DataFrame, resamples: int = 2000
+) -> dict[str, Any] | None:
+    """Compare a method with another over the scans that both have.
+
+    Parameters
+    ----------
+    measure : Measure
+        What is compared.
+    values, reference : DataFrame
+        Rows of this measure, one group and one method each.
+    resamples : int
+        Bootstrap samples.
+
+    Returns
+    -------
+    gap : dict or None
+        The means over these scans (mean, reference), the mean difference of the scores, method
+        minus reference (difference) with its interval (low, high; None for one person), and how
+        many scans they are. None if there are none.
+    """
+    both = values.merge(reference[["scan", "value"]], on="scan", suffixes=("", " of reference"))
+    if both.empty:
+        return None
+    theirs = both["value of reference"]
+    change = measure.score(both["value"]) - measure.score(theirs)
+    gap = estimate(both.assign(value=change), resamples)
+    means = both.groupby("person")[["value", "value of reference"]].mean().mean()
+    return {
+        "mean": known(means["value"]),
+        "reference": known(means["value of reference"]),
+        "difference": known(gap.mean),
+        "low": known(gap.low),
+        "high": known(gap.high),
+        "scans": int(both["scans"].sum()),
+    }
+
+
+def known(value: float) -> float | None:
+    """Return None for NaN."""
+    return None if np.isnan(value) else float(value)

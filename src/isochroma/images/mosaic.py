@@ -222,7 +222,7 @@ def save_mosaic(
             "harmonized": enlarge(grey(cut.row(after)), scale).convert("RGB"),
             "harmonized - source": enlarge(diverging(cut.row(gap)), scale),
         }
-        bands += [_titled(cut.marked(picture), title) for title, picture in rows.items()]
+        bands += [titled(cut.marked(picture), title) for title, picture in rows.items()]
     width = max(band.width for band in bands)
     bands.append(_legend(width, histograms))
     sheet = Image.new("RGB", (width, sum(band.height + 2 for band in bands)))
@@ -233,7 +233,8 @@ def save_mosaic(
     sheet.save(path, format="PNG", optimize=True)
 
 
-def _titled(picture: Image.Image, title: str) -> Image.Image:
+def titled(picture: Image.Image, title: str) -> Image.Image:
+    """Write a title at the top left of a picture in RGB, and return it."""
     font = ImageFont.load_default(13)
     draw = ImageDraw.Draw(picture)
     draw.text((4, 2), title, (255, 255, 120), font, stroke_width=2, stroke_fill=(0, 0, 0))

@@ -11,8 +11,6 @@ from isochroma.evaluation.measures.registry import Measure, Part
 from isochroma.evaluation.measures.sample import NEEDS
 from isochroma.files import write_atomically
 
-BETTER = {1: "higher", -1: "lower", 0: "neither"}
-
 
 def documentation() -> str:
     """Return the page on all measures, Markdown."""
@@ -39,7 +37,7 @@ def describe(part: Part) -> list[str]:
             f"`{measure.name}`",
             measure.title,
             measure.unit,
-            BETTER[measure.better],
+            measure.direction or "neither",
             measure.of,
             ", ".join(measure.needs),
         )

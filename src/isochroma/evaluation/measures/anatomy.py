@@ -54,7 +54,9 @@ def local_correlation(sample: Sample) -> float:
     return local_ncc(sample.output, sample.source, sample.mask)
 
 
-@part.measure("lesion contrast", "Lesion contrast kept", unit="share", better=1, needs=LESIONS)
+@part.measure(
+    "lesion contrast", "Lesion contrast kept", unit="share", better=-1, ideal=1, needs=LESIONS
+)
 def lesion_contrast(sample: Sample) -> float:
     """Return the median over the lesions of the contrast that the output has kept.
 

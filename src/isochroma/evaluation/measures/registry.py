@@ -10,7 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import pandas as pd
+
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T", float, pd.Series)
 
 # What a measure is computed of, and the argument that it is called with.
 OUTPUT = "one output"  # Sample
@@ -40,6 +43,9 @@ class Measure:
         Unit, empty for pure numbers.
     better : {1, -1, 0}
         1 if higher is better, -1 if lower is better, 0 if neither.
+    ideal : float or None
+        The best value of a measure that can be too low and too high. Methods are then compared by
+        their distances to it, and `better` is -1.
     of : str
         What it is computed of, one of the constants of this module.
     needs : tuple of str
@@ -58,12 +64,29 @@ class Measure:
     title: str
     unit: str
     better: int
+    ideal: float | None
     of: str
     needs: tuple[str, ...]
     source: str
     version: int
     shown: bool
     compute: Callable[..., Any]
+
+    def score(self, value: T) -> T:
+        """Return what methods are compared by: the value, or its distance to the ideal."""
+        return value if self.ideal is None else abs(value - self.ideal)
+
+    @property
+    def label(self) -> str:
+        """The title with the unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def direction(self) -> str:
+        """What is better, in words; empty if nothing is."""
+        if self.ideal is not None:
+            return f"nearer to {self.ideal:g}"
+        return {1: "higher", -1: "lower", 0: ""}[self.better]
 
     @property
     def digits(self) -> int:
@@ -97,6 +120,7 @@ class Part:
         *,
         unit: str = "",
         better: int = 0,
+        ideal: float | None = None,
         of: str = OUTPUT,
         needs: tuple[str, ...] = (),
         source: str = "",
@@ -110,7 +134,7 @@ class Part:
                 msg = f"the measure {name!r} is registered twice in {self.name!r}."
                 raise ValueError(msg)
             self.measures[name] = Measure(
-                name, title, unit, better, of, needs, source, version, shown, compute
+                name, title, unit, better, ideal, of, needs, source, version, shown, compute
             )
             return compute
 

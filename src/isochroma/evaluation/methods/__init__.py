@@ -5,6 +5,7 @@ Each module holds one family and registers its methods; importing this package f
 
 from isochroma.evaluation.methods.base import (
     METHODS,
+    Control,
     Entry,
     Method,
     Role,
@@ -32,6 +33,7 @@ __all__ = [
     "BlindHarmony",
     "Blur",
     "Command",
+    "Control",
     "Entry",
     "HistogramMatching",
     "HistogramMatchingWithoutN4",

@@ -80,6 +80,10 @@ class Uncorrected:
     """Base of methods that get the scan without the correction of its bias field (N4)."""
 
 
+class Control:
+    """Base of negative controls, which no score should reward and no verdict is against."""
+
+
 class Role(IntEnum):
     """What a method is in the comparison for, in the order of reports."""
 

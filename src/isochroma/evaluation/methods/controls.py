@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from isochroma.evaluation.methods.base import Role, Stateless, Uncorrected, register
+from isochroma.evaluation.methods.base import Control, Role, Stateless, Uncorrected, register
 from isochroma.evaluation.methods.mean_head import average_heads, place_head
 from isochroma.images.masked import smooth
 from isochroma.images.preprocess import Prepared
@@ -42,7 +42,7 @@ class N4(Unchanged):
 
 
 @register("blur", Role.CONTROL, quick=True)
-class Blur(Stateless):
+class Blur(Stateless, Control):
     """Blur the prepared scan over its mask, so that detail is lost.
 
     Parameters
@@ -68,7 +68,7 @@ class Blur(Stateless):
 
 
 @register("target-mean", Role.CONTROL)
-class TargetMean:
+class TargetMean(Control):
     """Return the target's mean head, stretched to the scan's brain mask: the wrong person."""
 
     name = "target mean"

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page: tables of all methods, where ours loses, figures."""
+"""The report as one self-contained HTML page: verdict, worst scans, tables, figures."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
+from PIL import Image
 
 from isochroma.evaluation.measures import PARTS
 from isochroma.evaluation.report.figures import Captioned
-from isochroma.evaluation.report.tables import losses, tables, verdicts
+from isochroma.evaluation.report.tables import tables
+from isochroma.evaluation.report.verdict import unjudged, verdicts
+from isochroma.evaluation.report.worst import JUDGED, WorstCase
 from isochroma.evaluation.summary import Summary
 from isochroma.files import write_atomically
 
 
-def write_page(path: Path, summary: Summary, figures: Mapping[str, Sequence[Captioned]]) -> None:
+def write_page(
+    path: Path,
+    summary: Summary,
+    figures: Mapping[str, Sequence[Captioned]],
+    worst: Sequence[tuple[WorstCase, Image.Image]] = (),
+) -> None:
     """Write the page.
 
     Parameters
@@ -31,6 +39,8 @@ def write_page(path: Path, summary: Summary, figures: Mapping[str, Sequence[Capt
         The outcome of the evaluation.
     figures : mapping of str to sequence of (str, Figure)
         Captions and figures by part.
+    worst : sequence of (WorstCase, Image)
+        The scans that the method of the verdict harms most.
     """
     parts = []
     for part in PARTS.values():
@@ -45,7 +55,7 @@ def write_page(path: Path, summary: Summary, figures: Mapping[str, Sequence[Capt
                     "name": part.name,
                     "title": part.title,
                     "about": part.about,
-                    "tables": tables(chosen, (summary.ours, summary.reference)),
+                    "tables": tables(chosen, summary.reference, (summary.ours, summary.reference)),
                     "figures": shown,
                 }
             )
@@ -57,8 +67,10 @@ def write_page(path: Path, summary: Summary, figures: Mapping[str, Sequence[Capt
     page = template.render(
         **dataclasses.asdict(summary),
         parts=parts,
-        verdicts=verdicts(summary.records, summary.ours),
-        losses=losses(summary.records, summary.ours),
+        verdicts=verdicts(summary.records, summary.ours, summary.others),
+        unjudged=unjudged(summary.records),
+        worst=[{"case": case, "jpeg": jpeg(picture)} for case, picture in worst],
+        judged=[part.title for part in JUDGED],
     )
     write_atomically(path, lambda temporary: temporary.write_text(page))
 
@@ -72,4 +84,11 @@ def png(figure: Figure) -> str:
     """Return the figure as base64 PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def jpeg(picture: Image.Image) -> str:
+    """Return a picture as base64 JPEG."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=85)
     return base64.b64encode(buffer.getvalue()).decode()

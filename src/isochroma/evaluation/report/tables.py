@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from isochroma.evaluation.measures import PARTS, find
+from isochroma.evaluation.measures import find
 from isochroma.evaluation.measures.registry import Measure
 
 Record = dict[str, Any]
@@ -16,20 +16,22 @@ def measure_of(record: Record) -> Measure:
     return find(record["part"], record["measure"])
 
 
-def tables(records: Sequence[Record], first: Sequence[str] = ()) -> list[Record]:
+def tables(records: Sequence[Record], reference: str, first: Sequence[str] = ()) -> list[Record]:
     """Make one table for each measure.
 
     Parameters
     ----------
     records : sequence of dict
         Of one part, from `summary.summarise`.
+    reference : str
+        Method whose differences to the others are shown.
     first : sequence of str
         Methods to begin with; the others follow in the records' order.
 
     Returns
     -------
     tables : list of dict
-        Title, unit, better, methods, and rows of a group, its scans and cells each.
+        Title, unit, direction, methods, and rows of a group, its scans and cells each.
     """
     found = []
     for name in dict.fromkeys(record["measure"] for record in records):
@@ -37,7 +39,7 @@ def tables(records: Sequence[Record], first: Sequence[str] = ()) -> list[Record]
         measure = measure_of(chosen[0])
         there = list(dict.fromkeys(record["method"] for record in chosen))
         methods = sorted(there, key=[*first, *there].index)
-        cells = {(record["group"], record["method"]): cell(record) for record in chosen}
+        cells = {(record["group"], record["method"]): cell(record, reference) for record in chosen}
         empty = {"mean": None, "kind": "", "difference": ""}
         rows = [
             {
@@ -51,7 +53,7 @@ def tables(records: Sequence[Record], first: Sequence[str] = ()) -> list[Record]
             {
                 "title": measure.title,
                 "unit": measure.unit,
-                "better": measure.better,
+                "direction": measure.direction,
                 "methods": methods,
                 "rows": rows,
             }
@@ -59,107 +61,32 @@ def tables(records: Sequence[Record], first: Sequence[str] = ()) -> list[Record]
     return found
 
 
-def cell(record: Record) -> Record:
+def cell(record: Record, reference: str = "") -> Record:
     """Format what one cell shows: mean, interval, scans, difference, and better or worse."""
     digits = measure_of(record).digits
     low, high = record["low"], record["high"]
-    below, above = record.get("difference_low"), record.get("difference_high")
     shown: Record = {
         "mean": f"{record['mean']:.{digits}f}" if record["mean"] is not None else None,
         "interval": f"[{low:.{digits}f}, {high:.{digits}f}]" if low is not None else "",
         "scans": record["scans"],
-        "kind": verdict(record),
+        "kind": kind(record, reference),
         "difference": "",
     }
-    if record.get("difference") is not None:
-        shown["difference"] = f"{record['difference']:+.{digits}f}"
-        if below is not None:
-            shown["difference"] += f" [{below:+.{digits}f}, {above:+.{digits}f}]"
+    gap = record["differences"].get(reference)
+    if gap:
+        shown["difference"] = f"{gap['difference']:+.{digits}f}"
+        if gap["low"] is not None:
+            shown["difference"] += f" [{gap['low']:+.{digits}f}, {gap['high']:+.{digits}f}]"
     return shown
 
 
-def verdict(record: Record) -> str:
+def kind(record: Record, reference: str) -> str:
     """Return "better" or "worse", or "" where the paired interval covers 0 or there is none."""
     better = measure_of(record).better
-    low, high = record.get("difference_low"), record.get("difference_high")
-    if not better or low is None or high is None or low <= 0 <= high:
+    gap = record["differences"].get(reference)
+    if not better or not gap or gap["low"] is None or gap["low"] <= 0 <= gap["high"]:
         return ""
-    return "better" if (low > 0) == (better > 0) else "worse"
-
-
-def losses(records: Sequence[Record], ours: str) -> list[str]:
-    """List in words where a method is worse than the reference, by what the digits shown show."""
-    return [
-        in_words(record)
-        for record in records
-        if record["method"] == ours and verdict(record) == "worse" and is_visible(record)
-    ]
-
-
-def in_words(record: Record) -> str:
-    """Name a measure and group, with the value and the paired difference to the reference."""
-    shown = cell(record)
-    measure = measure_of(record)
-    value = f"{shown['mean']} {measure.unit}".strip()
-    return (
-        f"{measure.title}, {record['group']}: {value}, difference {shown['difference']} "
-        f"(n = {record['difference_scans']})"
-    )
-
-
-def is_visible(record: Record) -> bool:
-    """Tell whether the difference to the reference is more than 0 in the digits shown."""
-    return bool(round(record["difference"], measure_of(record).digits))
-
-
-def verdicts(records: Sequence[Record], ours: str) -> list[Record]:
-    """Count where a method is better and worse than the reference, part by part.
-
-    Parameters
-    ----------
-    records : sequence of dict
-        From `summary.summarise`.
-    ours : str
-        The method.
-
-    Returns
-    -------
-    lines : list of dict
-        Part, better, worse, undecided; gain and loss: the rows, in words, whose difference is
-        largest for its interval, or empty.
-    """
-    lines = []
-    for part in PARTS:
-        own = [
-            record
-            for record in records
-            if record["part"] == part
-            and record["method"] == ours
-            and measure_of(record).better
-            and record.get("difference_low") is not None
-        ]
-        found = {kind: [r for r in own if verdict(r) == kind] for kind in ("better", "worse", "")}
-        clearest = {
-            kind: in_words(max(rows, key=clearness)) if rows else "" for kind, rows in found.items()
-        }
-        if own:
-            lines.append(
-                {
-                    "part": PARTS[part].title,
-                    "better": len(found["better"]),
-                    "worse": len(found["worse"]),
-                    "undecided": len(found[""]),
-                    "gain": clearest["better"],
-                    "loss": clearest["worse"],
-                }
-            )
-    return lines
-
-
-def clearness(record: Record) -> float:
-    """Return the magnitude of a difference over the width of its interval."""
-    width = record["difference_high"] - record["difference_low"]
-    return abs(record["difference"]) / max(width, 1e-12)
+    return "better" if (gap["low"] > 0) == (better > 0) else "worse"
 
 
 def markdown(records: Sequence[Record], methods: Sequence[str]) -> str:
