@@ -127,19 +127,25 @@ def years_a_year(group: Predicted, rng: np.random.Generator) -> GroupValue:
 
 
 for _features in FEATURES:
-    for _name, _title, _unit, _better, _of, _shown, _compute in (
-        ("absolute error", "Age, absolute error", "years", -1, AGE, True, absolute_error),
-        ("error", "Age, error", "years", 0, AGE, True, error),
-        ("predicted", "Predicted age", "years", 0, AGE, False, predicted),
-        ("r2", "Age, R²", "", 1, AGES, True, r2),
-        ("slope", "Predicted years for a year of age", "", 0, AGES, True, years_a_year),
+    for _name, _title, _compute, _options in (
+        ("absolute error", "Age, absolute error", absolute_error, {"better": -1}),
+        ("error", "Age, error", error, {}),
+        ("predicted", "Predicted age", predicted, {"shown": False}),
     ):
         part.measure(
             f"{_name}, {_features}",
             f"{_title}, {_features}",
-            unit=_unit,
-            better=_better,
-            of=_of,
+            unit="years",
+            of=AGE,
             source=FRANKE,
-            shown=_shown,
+            **_options,
         )(_compute)
+    part.measure(f"r2, {_features}", f"Age, R², {_features}", better=1, of=AGES, source=FRANKE)(r2)
+    part.measure(
+        f"slope, {_features}",
+        f"Predicted years for a year of age, {_features}",
+        better=-1,
+        ideal=1,
+        of=AGES,
+        source=FRANKE,
+    )(years_a_year)

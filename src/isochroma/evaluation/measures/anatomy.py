@@ -84,6 +84,8 @@ def lesion_recall(sample: Sample) -> float:
     "lesion ring",
     "Lesion rings: rim kept minus core kept",
     unit="share",
+    better=-1,
+    ideal=0,
     needs=LESIONS,
 )
 def lesion_ring(sample: Sample) -> float:
