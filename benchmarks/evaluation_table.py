@@ -9,20 +9,29 @@ import argparse
 import json
 from pathlib import Path
 
-from isochroma.evaluation.measures import PARTS
+from isochroma.evaluation.measures import PARTS, sites
 from isochroma.evaluation.report.tables import markdown
 
 SUMMARY = Path(__file__).with_name("evaluation.json")
 SHORT = {
     "truth": ("ssim",),
     "pairs": ("ssim",),
-    "anatomy": ("lesion contrast",),
-    "segmentation": ("dice mean", "dice mean, classical"),
-    "age": ("absolute error", "r2"),
+    "anatomy": ("lesion contrast", "lesion ring"),
+    "structure": ("invented", "lost"),
+    "segmentation": (
+        "dice mean",
+        "dice mean, classical",
+        "dice mean, target's limits",
+        "auc",
+        "dice, best threshold",
+    ),
+    "age": ("absolute error, tissue maps", "r2, tissue maps", "r2, intensities"),
+    "sites": tuple(sites.part.measures),
 }
 SHORT_METHODS = (
     "isochroma",
     "raw",
+    "N4",
     "histogram matching",
     "BlindHarmony",
     "isochroma, paper mode",
