@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -124,6 +126,26 @@ class TestEvaluation:
         assert failed == {("s0", "broken"), ("s1", "broken"), ("truth", "broken")}
         assert "broken" not in set(pd.read_csv(out / "results.csv")["method"])
 
+    def test_an_outside_segmenter(
+        self, study: Path, result: tuple[Path, Summary], tmp_path: Path
+    ) -> None:
+        """One by thresholds: of equal histograms it makes regions of equal volume."""
+        (tmp_path / "cache").symlink_to(result[0] / "cache")
+        change = "x = np.digitize(i.get_fdata(), [1, 400, 750]).astype('u1')"
+        save = "nib.save(nib.Nifti1Image(x, i.affine), sys.argv[2])"
+        script = f"import sys, nibabel as nib, numpy as np; i = nib.load(sys.argv[1]); {change}; "
+        segmenter = shlex.join([sys.executable, "-c", script + save]) + " {input} {output}"
+        summary = evaluate(study, tmp_path, [], budget=BUDGET, segmenter=segmenter)
+        assert summary.failures == []
+        assert f"regions: of 2 scans, by `{segmenter}`." in summary.notes
+        assert value(tmp_path, "regions", "cv", "histogram matching") < 1
+        assert value(tmp_path, "regions", "cv", "N4") > 10
+        assert value(tmp_path, "regions", "dice", "raw") > 0.95
+        table = pd.read_csv(tmp_path / "regions.csv")
+        assert set(table["scan"]) == {"s0", "s1"}
+        assert set(table["label"]) == {1, 2, 3}
+        assert "Regions by an outside segmenter" in (tmp_path / "report.html").read_text()
+
     def test_report_is_one_page_with_everything(self, result: tuple[Path, Summary]) -> None:
         out, summary = result
         page = (out / "report.html").read_text()
@@ -183,6 +205,7 @@ class TestCommandLine:
         [
             (["evaluate", "none.tsv", "-o", "x"], "no such study"),
             (["evaluate", "STUDY", "-o", "x", "--method", "raw", "--command", "cp"], "NAME="),
+            (["evaluate", "STUDY", "-o", "x", "--segmenter", "cp {input}"], "--segmenter"),
         ],
     )
     def test_errors_are_one_line(

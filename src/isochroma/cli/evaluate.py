@@ -38,6 +38,14 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Limit this slow method to the study's core scans (repeat)."),
     ] = None,
+    segmenter: Annotated[
+        str | None,
+        typer.Option(
+            help="Program that labels regions, an outside judge: 'COMMAND {input} {output}'. It "
+            "runs on the outputs of rescans, and of those core scans that have a co-registered "
+            "contrast or region labels in the study."
+        ),
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="One scan a group, few methods: a look, no verdict.")
     ] = False,
@@ -67,7 +75,7 @@ def evaluate(
     limited = [known.name for known in shipped] + [n for n in core or [] if n in own_names]
     budget = plan.QUICK if quick else plan.FULL
     with progress_display(), alone(output):
-        summary = run.evaluate(study, output, compared, limited, budget, seed, jobs)
+        summary = run.evaluate(study, output, compared, limited, budget, seed, jobs, segmenter)
     for failure in summary.failures:
         say(f"isochroma: {failure.scan}, {failure.method}: {failure.error}", err=True)
     typer.echo(output / "report.html")

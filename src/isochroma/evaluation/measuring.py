@@ -114,12 +114,7 @@ def pair_rows(plan: Plan, method: Method, group: str, a: Scan, b: Scan) -> Itera
     @cache
     def pair() -> Pair:
         first, second = work.case(a), work.case(b)
-        motion = None
-        if repeated:
-            motion = work.store.get(
-                ("motion", pairs.MOTION_VERSION, work.case_key(a), work.case_key(b)),
-                lambda: pairs.rigid_motion(first.prepared, second.prepared),
-            )
+        motion = pairs.motion_between(work, group, a, b)
         volumes = work.volume(method, first), work.volume(method, second)
         return pairs.bring_together(*volumes, first, second, motion)
 
@@ -131,7 +126,7 @@ def pair_rows(plan: Plan, method: Method, group: str, a: Scan, b: Scan) -> Itera
             continue
         key = ("pair", part.name, versions(part, PAIR), pairs.MOTION_VERSION, repeated, keys)
         found = work.store.get(key, partial(compute_all, measures, pair))
-        shown = group if repeated else f"{group} {a.contrast}-{b.contrast}"
+        shown = pairs.shown_group(group, a, b)
         for measure, value in found.items():
             yield Row(part.name, shown, name, a.person, method.name, measure, value)
 

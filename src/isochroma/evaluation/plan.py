@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from isochroma.errors import InputError
-from isochroma.evaluation.measures.pairs import same_person
+from isochroma.evaluation.measures.pairs import RESCAN, same_person
+from isochroma.evaluation.measures.regions import LEAST_PERSONS, judged
 from isochroma.evaluation.methods import N4, HistogramMatching, Method, Raw
+from isochroma.evaluation.program import check_command
 from isochroma.evaluation.study import Scan, read_study
 from isochroma.evaluation.tools import LEAST_WITH_AGE, Tools
 from isochroma.evaluation.workspace import Workspace
@@ -78,6 +81,8 @@ class Plan:
         How much is computed.
     jobs : int
         Processes that work side by side, a scan each.
+    segmenter : str or None
+        Command line of an outside segmenter, if there is one.
     """
 
     study: Path
@@ -87,6 +92,7 @@ class Plan:
     only_core: frozenset[str]
     budget: Budget
     jobs: int
+    segmenter: str | None = None
 
     @property
     def site(self) -> str:
@@ -112,15 +118,18 @@ def make_plan(
     budget: Budget = FULL,
     seed: int = 0,
     jobs: int = 2,
+    segmenter: str | None = None,
 ) -> Plan:
     """Read the study and check what is asked for; arguments as in `evaluate`.
 
     Raises
     ------
     InputError
-        If the study cannot be used or has nothing to evaluate, or `only_core` names a method that
-        is not compared.
+        If the study cannot be used or has nothing to evaluate, `only_core` names a method that is
+        not compared, or the segmenter's command does not name its files.
     """
+    if segmenter is not None:
+        check_command("the segmenter", segmenter, "segmenter")
     known = read_study(study)
     train = [scan for scan in known if scan.split == "train"][: budget.target_scans]
     scans = [scan for scan in known if scan.split not in ("train", "val")]
@@ -137,7 +146,8 @@ def make_plan(
         msg = f"{min(unknown)!r} is not among the methods: {', '.join(named)}."
         raise InputError(msg)
     work = Workspace(train, scans, out / "cache", seed)
-    return Plan(study, out, work, tuple(named.values()), frozenset(only_core), budget, jobs)
+    chosen = tuple(named.values()), frozenset(only_core), budget, jobs, segmenter
+    return Plan(study, out, work, *chosen)
 
 
 def notes(plan: Plan, tools: Tools) -> list[str]:
@@ -150,6 +160,8 @@ def notes(plan: Plan, tools: Tools) -> list[str]:
     ]
     if not any(True for _ in same_person(scans)):
         lines.append("pairs: the study has no co-registered or repeated scans.")
+    if plan.segmenter is not None:
+        lines += notes_on_regions(plan.segmenter, scans)
     if tools.space is None:
         lines.append(f"age, sites: no site has {LEAST_WITH_AGE} people of known age.")
     persons: dict[str, set[str]] = {}
@@ -165,6 +177,25 @@ def notes(plan: Plan, tools: Tools) -> list[str]:
     for name in sorted(plan.only_core):
         count = sum(scan.core for scan in work.scans)
         lines.append(f"{name}: on the {count} core scans only, and not in the site audit.")
+    return lines
+
+
+def notes_on_regions(segmenter: str, scans: Sequence[Scan]) -> list[str]:
+    """Say which segmenter labelled how many outputs, and whether there are enough rescans."""
+    count = len(judged(scans))
+    if not count:
+        return [
+            "regions: nothing to judge the segmenter on. It takes co-registered contrasts that are "
+            "core scans, scans that were repeated, or core scans with region labels."
+        ]
+    lines = [f"regions: of {count} scans, by `{segmenter}`."]
+    twice = {(a.group, a.person) for group, a, _ in same_person(scans) if group == RESCAN}
+    people = Counter(group for group, _ in twice)
+    if max(people.values(), default=0) < LEAST_PERSONS:
+        lines.append(
+            f"regions: no site has {LEAST_PERSONS} people who were scanned twice: no intraclass "
+            "correlation."
+        )
     return lines
 
 

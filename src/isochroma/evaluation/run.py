@@ -30,6 +30,7 @@ from isochroma.evaluation.measuring import (
 )
 from isochroma.evaluation.methods import Control, Method, Ours
 from isochroma.evaluation.plan import FULL, Budget, Plan, make_plan, notes
+from isochroma.evaluation.regions import measure_regions
 from isochroma.evaluation.report.figures import draw
 from isochroma.evaluation.report.page import write_page
 from isochroma.evaluation.report.worst import draw_worst, worst_cases
@@ -53,6 +54,7 @@ def evaluate(
     budget: Budget = FULL,
     seed: int = 0,
     jobs: int = 2,
+    segmenter: str | None = None,
 ) -> Summary:
     """Evaluate methods on a study and write report.html, results.csv and summary.json.
 
@@ -72,6 +74,9 @@ def evaluate(
         Seed of the methods.
     jobs : int
         Processes that preprocess, harmonize and measure side by side, a scan each.
+    segmenter : str, optional
+        Command line with `{input}` and `{output}` of a program that labels regions: an outside
+        judge of the outputs. What it finds is written to regions.csv.
 
     Returns
     -------
@@ -81,9 +86,10 @@ def evaluate(
     Raises
     ------
     InputError
-        If the study cannot be used, or `only_core` names a method that is not compared.
+        If the study cannot be used, `only_core` names a method that is not compared, or the
+        segmenter's command does not name its files.
     """
-    plan = make_plan(study, out, methods, only_core, budget, seed, jobs)
+    plan = make_plan(study, out, methods, only_core, budget, seed, jobs, segmenter)
     with stage("preprocessing and tissues"):
         prepare_scans(plan)
     with stage("tools for the measures"):
@@ -103,6 +109,11 @@ def evaluate(
         write_rows(plan.out, results)
     with stage("age and tissue volumes across sites"):
         results += measure_downstream(plan, measured, tools)
+    if plan.segmenter is not None:
+        with stage("regions by an outside segmenter"):
+            found, volumes = measure_regions(plan, measured)
+        results += found
+        write_table(plan.out / "regions.csv", volumes)
     with stage("site audit"):
         results += measure_sites(plan, measured)
     table = write_rows(plan.out, results)
@@ -168,8 +179,13 @@ def measure_method(plan: Plan, method: Method, tools: Tools) -> tuple[list[Scan]
 def write_rows(out: Path, results: Results) -> pd.DataFrame:
     """Write results.csv, one row for each value, and return the table."""
     table = table_of(results.rows)
-    write_atomically(out / "results.csv", lambda to: table.to_csv(to, index=False))
+    write_table(out / "results.csv", table)
     return table
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, whole or not at all."""
+    write_atomically(path, lambda to: table.to_csv(to, index=False))
 
 
 def summary_of(plan: Plan, tools: Tools, measured: Measured, results: Results) -> Summary:

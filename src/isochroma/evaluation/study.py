@@ -12,6 +12,7 @@ age, sex    years; M or F
 mask        brain mask
 tissues     labels: 0 background, 1 CSF, 2 grey matter, 3 white matter
 lesions     lesion mask
+regions     labels of brain regions, numbered as the outside segmenter numbers them
 truth       the same head as the target scanner shows it
 preset      the simulated scanner that made the scan, for simulations
 grid        scans with the same value are co-registered, voxel by voxel
@@ -42,7 +43,8 @@ MAX_YAML_BYTES = 1 << 22  # which take half a minute
 OLDEST = 130  # years
 EMPTY = (None, "", "n/a", "null", "~")
 WITH_LESIONS = " with lesions"  # the suffix of the preset of a simulation with planted lesions
-FILES = ("path", "mask", "tissues", "lesions", "truth")
+OF_CASE = ("path", "mask", "tissues", "lesions", "truth")
+FILES = (*OF_CASE, "regions")  # the last is read where it is compared, and not kept
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Scan:
     path, site, scan, person, contrast, split, age, sex, preset, grid, core
         The columns of the study file, see the module's docstring. Empty strings and NaN (`age`)
         where nothing is known.
-    mask, tissues, lesions, truth : Path or None
+    mask, tissues, lesions, regions, truth : Path or None
         Files that belong to the scan.
     """
 
@@ -69,6 +71,7 @@ class Scan:
     mask: Path | None = None
     tissues: Path | None = None
     lesions: Path | None = None
+    regions: Path | None = None
     truth: Path | None = None
     preset: str = ""
     grid: str = ""
@@ -317,8 +320,8 @@ def bids_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def contents(scan: Scan) -> str:
-    """Return a digest of all files of a row; it stands for the scan in the store's keys."""
-    files = [getattr(scan, name) for name in FILES]
+    """Return a digest of the files of a case; it stands for the scan in the store's keys."""
+    files = [getattr(scan, name) for name in OF_CASE]
     return " ".join(sha256(path)[:16] if path else "-" for path in files)
 
 
@@ -359,7 +362,7 @@ def open_case(scan: Scan, settings: PreprocessSettings) -> Case:
     return Case(scan, prepared, truth, tissues, None if lesions is None else lesions > 0)
 
 
-def labels_on(path: Path | None, grid: Grid) -> np.ndarray | None:
+def labels_on(path: Path | None, grid: Grid, dtype: type = np.uint8) -> np.ndarray | None:
     """Load a label volume and take the nearest voxels of another grid.
 
     Parameters
@@ -368,14 +371,16 @@ def labels_on(path: Path | None, grid: Grid) -> np.ndarray | None:
         A volume of integers.
     grid : Grid
         The grid to sample.
+    dtype : type
+        Of the labels.
 
     Returns
     -------
-    labels : (I, J, K) ndarray of uint8 or None
+    labels : (I, J, K) ndarray of dtype, or None
         None if there is no file.
     """
     if path is None:
         return None
     image = load(path, constant=True)  # the lesion mask of a scan without lesions is constant
     values = np.asarray(image.dataobj, dtype=np.float32)
-    return resample(values, Grid.of(image), grid, order=0).astype(np.uint8)
+    return resample(values, Grid.of(image), grid, order=0).astype(dtype)

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from isochroma.evaluation.measures.registry import PAIR, Part
 from isochroma.evaluation.measures.sample import Pair
 from isochroma.evaluation.study import Case, Scan
+from isochroma.evaluation.workspace import Workspace
 from isochroma.images import metrics
 from isochroma.images.grid import Grid, resample, resample_mask
 from isochroma.images.masked import extend_outside
@@ -75,6 +76,21 @@ def same_person(scans: Sequence[Scan]) -> Iterator[tuple[str, Scan, Scan]]:
             yield RESCAN, a, b
 
 
+def shown_group(group: str, a: Scan, b: Scan) -> str:
+    """Return the group in the report of a pair from `same_person`."""
+    return group if group == RESCAN else f"{group} {a.contrast}-{b.contrast}"
+
+
+def motion_between(work: Workspace, group: str, a: Scan, b: Scan) -> np.ndarray | None:
+    """Return the world motion (4, 4) from a rescan to the first scan; None for other groups."""
+    if group != RESCAN:
+        return None
+    return work.store.get(
+        ("motion", MOTION_VERSION, work.case_key(a), work.case_key(b)),
+        lambda: rigid_motion(work.case(a).prepared, work.case(b).prepared),
+    )
+
+
 def bring_together(
     a: np.ndarray, b: np.ndarray, case_a: Case, case_b: Case, motion: np.ndarray | None = None
 ) -> Pair:
@@ -94,13 +110,34 @@ def bring_together(
     pair : Pair
         Both on the grid of the first.
     """
+    moved, common = overlap(case_a, case_b, motion)
+    second = resample(extend_outside(b, case_b.prepared.mask), moved, case_a.prepared.grid)
+    return Pair(from_model_units(a, 0, 1), from_model_units(second, 0, 1), common)
+
+
+def overlap(
+    case_a: Case, case_b: Case, motion: np.ndarray | None = None
+) -> tuple[Grid, np.ndarray]:
+    """Find where the second of two scans lies, as the first lies, and where both brains are.
+
+    Parameters
+    ----------
+    case_a, case_b : Case
+        The scans.
+    motion : (4, 4) ndarray, optional
+        World motion from the second scan to the first; none for co-registered scans.
+
+    Returns
+    -------
+    moved : Grid
+        The second scan's grid in the first one's world.
+    common : (I, J, K) ndarray of bool
+        On the first scan's grid, where both brains are.
+    """
     grid, moved = case_a.prepared.grid, case_b.prepared.grid
     if motion is not None:
         moved = Grid(moved.shape, motion @ moved.affine)
-    brain = case_b.prepared.mask
-    second = resample(extend_outside(b, brain), moved, grid)
-    common = case_a.prepared.mask & resample_mask(brain, moved, grid)
-    return Pair(from_model_units(a, 0, 1), from_model_units(second, 0, 1), common)
+    return moved, case_a.prepared.mask & resample_mask(case_b.prepared.mask, moved, grid)
 
 
 def rigid_motion(fixed: Prepared, moving: Prepared) -> np.ndarray:

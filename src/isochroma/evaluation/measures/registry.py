@@ -20,13 +20,17 @@ OUTPUT = "one output"  # Sample
 PAIR = "two outputs of one person"  # Pair
 GROUP = "the outputs of one group of scans"  # Group, Generator
 RUN = "one run of a method"  # Output
+PAIR_LABELS = "the labels of two outputs of one person"  # Regions
+RAW_LABELS = "the labels of an output and of the raw T1w scan"  # Regions
+GIVEN_LABELS = "the labels of an output and those of the study"  # Regions
+RESCANS = "the volumes of the regions of people scanned twice"  # (P, 2, R), Generator, resamples
 SEEDS = "runs of a method with different seeds"  # list of Output
 AGE = "one predicted age"  # predicted and true age, years
 AGES = "the predicted ages of one group"  # Predicted, Generator
 TABLE = "a table of values, a row for each person"  # DataFrame, Generator, bootstrap samples
 SITES = "the outputs of all T1w scans"  # computed together: `audit.audit`
 
-DIGITS = {"dB": 1, "s": 1, "MB": 1, "years": 1}  # of a unit's values in tables; else 3
+DIGITS = {"dB": 1, "s": 1, "MB": 1, "years": 1, "%": 1}  # of a unit's values in tables; else 3
 
 
 @dataclass(frozen=True)
