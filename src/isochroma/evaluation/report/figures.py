@@ -58,9 +58,11 @@ def draw(
     for kind in FEATURES:
         predicted = rows[rows["measure"] == f"predicted, {kind}"]
         if len(predicted):
-            predicted = predicted.assign(age=predicted["scan"].map(ages))
-            captioned = (f"Predicted and true age, from {kind}.", age_scatter(predicted))
-            figures.setdefault("age", []).append(captioned)
+            learned = predicted["group"].str.replace(" to .*|, cross-validated", "", regex=True)
+            largest = learned.mode()[0]
+            shown = predicted[learned == largest].assign(age=predicted["scan"].map(ages))
+            caption = f"Predicted and true age, from {kind}, learned from {largest}."
+            figures.setdefault("age", []).append((caption, age_scatter(shown)))
     for part, scans in montage_scans(sources).items():
         shown = (outputs_of(work, measured, scan) for scan in scans)
         figures[part] = [captioned for captioned in shown if captioned is not None]
