@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isochroma.errors import InputError
+from isochroma.files import write_atomically
 from isochroma.images import metrics
 from isochroma.method.intensity_map import IntensityMap, fit_intensity_map
 from isochroma.models.config import ModelConfig
-from isochroma.models.folder import save_model
+from isochroma.models.folder import CARD, save_model
+from isochroma.models.zoo import card_of
 from isochroma.pipeline import Harmonizer, Result
 from isochroma.training.data import contrast_suffix, describe_target
 
@@ -98,5 +100,7 @@ def held_out_ssim(results: Sequence[Result], spacing_mm: float) -> list[float]:
 
 
 def save_adapted(harmonizer: Harmonizer, folder: Path) -> ModelConfig:
-    """Write an adapted harmonizer's model as a folder, for `load_model`."""
-    return save_model(folder, harmonizer.sampler.network.state_dict(), harmonizer.config)
+    """Write an adapted harmonizer's model and its card as a folder, for `load_model`."""
+    config = save_model(folder, harmonizer.sampler.network.state_dict(), harmonizer.config)
+    write_atomically(folder / CARD, lambda path: path.write_text(card_of(config)))
+    return config
