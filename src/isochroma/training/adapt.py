@@ -11,18 +11,29 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from isochroma.errors import InputError
 from isochroma.files import write_atomically
 from isochroma.images import metrics
+from isochroma.images.preprocess import Prepared
 from isochroma.method.intensity_map import IntensityMap, fit_intensity_map
 from isochroma.models.config import ModelConfig
 from isochroma.models.folder import CARD, save_model
 from isochroma.models.zoo import card_of
-from isochroma.pipeline import Harmonizer, Result
+from isochroma.pipeline import Harmonizer
 from isochroma.training.data import contrast_suffix, describe_target
 
 DIGITS = 6  # of the coefficients, which lie within about [-2, 2]
+
+
+class Rendered(NamedTuple):
+    """A scan of the new target, and what the model makes of it: (I, J, K), model units."""
+
+    source: Prepared
+    output: np.ndarray
 
 
 def adapt(harmonizer: Harmonizer, scans: Sequence[Path]) -> Harmonizer:
@@ -48,18 +59,16 @@ def adapt(harmonizer: Harmonizer, scans: Sequence[Path]) -> Harmonizer:
     if harmonizer.config.intensity_map is not None:
         msg = f"the model {harmonizer.config.name!r} is adapted already. Adapt what it was made of."
         raise InputError(msg, "model")
-    results = [harmonizer.run(scan) for scan in scans]
+    heads = [render(harmonizer, scan) for scan in scans]
     spacing_mm = harmonizer.preprocess.spacing_mm
     config = dataclasses.replace(
         harmonizer.config,
         name=f"{harmonizer.config.name}, like {', '.join(Path(scan).name for scan in scans)}"[:255],
-        target=describe_target(
-            [each.source for each in results], spacing_mm, contrast_suffix(scans)
-        ),
-        intensity_map=learn_map(results, spacing_mm),
+        target=describe_target([each.source for each in heads], spacing_mm, contrast_suffix(scans)),
+        intensity_map=learn_map(heads, spacing_mm),
         training={
             "adapted_from": harmonizer.config.name,
-            "held_out_ssim": held_out_ssim(results, spacing_mm),
+            "held_out_ssim": held_out_ssim(heads, spacing_mm),
         },
     )
     adapted = copy.copy(harmonizer)
@@ -67,18 +76,24 @@ def adapt(harmonizer: Harmonizer, scans: Sequence[Path]) -> Harmonizer:
     return adapted
 
 
-def learn_map(results: Sequence[Result], spacing_mm: float) -> IntensityMap:
-    """Fit the map to the rendered and true images of scans."""
-    pairs = ((each.rendering.output, each.source.image, each.source.mask) for each in results)
+def render(harmonizer: Harmonizer, scan: Path) -> Rendered:
+    """Render a scan, and keep what the map is learned from."""
+    result = harmonizer.run(scan)
+    return Rendered(result.source, result.rendering.output)
+
+
+def learn_map(heads: Sequence[Rendered], spacing_mm: float) -> IntensityMap:
+    """Fit the map to the rendered and true images of heads."""
+    pairs = ((each.output, each.source.image, each.source.mask) for each in heads)
     return fit_intensity_map(pairs, spacing_mm)
 
 
-def held_out_ssim(results: Sequence[Result], spacing_mm: float) -> list[float]:
-    """Compare each scan with what the map of the other scans makes of it.
+def held_out_ssim(heads: Sequence[Rendered], spacing_mm: float) -> list[float]:
+    """Compare each scan with what the map of the others makes of it.
 
     Parameters
     ----------
-    results : sequence of Result
+    heads : sequence of Rendered
         The scans as the model renders them.
     spacing_mm : float
         Edge of the model grid's voxels, mm.
@@ -86,16 +101,16 @@ def held_out_ssim(results: Sequence[Result], spacing_mm: float) -> list[float]:
     Returns
     -------
     ssim : list of float
-        Structural similarity inside the mask, one a scan; empty for a single scan.
+        Structural similarity inside the mask, on [0, 2], one a scan; empty for a single scan.
     """
     found = []
-    for number, held_out in enumerate(results):
-        others = [*results[:number], *results[number + 1 :]]
+    for number, held_out in enumerate(heads):
+        others = [*heads[:number], *heads[number + 1 :]]
         if others:
             source = held_out.source
-            learned = learn_map(others, spacing_mm)
-            mapped = learned.apply(held_out.rendering.output, source.mask, spacing_mm)
-            found.append(round(metrics.ssim(mapped, source.image, source.mask, 2), 4))
+            mapped = learn_map(others, spacing_mm).apply(held_out.output, source.mask, spacing_mm)
+            shown, truth = (np.clip(image, -1, 1) + 1 for image in (mapped, source.image))
+            found.append(round(metrics.ssim(shown, truth, source.mask, 2), 4))
     return found
 
 
