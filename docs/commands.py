@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from isochroma.cli.app import REGISTRY, app, names_in
 
-FIRST = ("harmonize", "bids", "train", "evaluate")  # the others follow
+FIRST = ("harmonize", "bids", "adapt", "train", "evaluate")  # the others follow
 
 
 def page() -> Iterator[str]:
@@ -25,6 +25,10 @@ def page() -> Iterator[str]:
 
 def section(name: str, command: Any) -> Iterator[str]:
     """Yield the lines on one command, its options grouped as in its help."""
+    for part, below in getattr(command, "commands", {}).items():
+        yield from section(f"{name} {part}", below)
+    if hasattr(command, "commands"):
+        return
     yield f"## isochroma {name}\n\n{command.help.strip()}\n"
     panels: dict[str, list[Any]] = {}
     for param in command.params:

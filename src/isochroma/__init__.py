@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from isochroma.method.sampling import ComputeSettings
     from isochroma.models.folder import load_model
     from isochroma.pipeline import Harmonizer, Result, SamplingSettings
+    from isochroma.training.adapt import adapt
     from isochroma.training.fit import train
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Result",
     "SamplingSettings",
     "__version__",
+    "adapt",
     "load_model",
     "train",
 ]
@@ -41,6 +43,7 @@ _HOMES = {
     "InputError": "isochroma.errors",
     "Result": "isochroma.pipeline",
     "SamplingSettings": "isochroma.pipeline",
+    "adapt": "isochroma.training.adapt",
     "load_model": "isochroma.models.folder",
     "train": "isochroma.training.fit",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from isochroma.images.io import has_volume_suffix, split_suffix
 from isochroma.images.mosaic import save_mosaic
 from isochroma.models.config import TargetDomain
 from isochroma.pipeline import Harmonizer, Result
+from isochroma.settings import to_json
 from isochroma.version import __version__
 
 LONGEST_NAME = 255  # bytes, on the file systems in use
@@ -160,9 +162,10 @@ def is_finished(
     if not files.sidecar.exists():
         return False
     try:
-        known = json.loads(files.sidecar.read_text())
-        same = all(known[key] == value for key, value in json.loads(json.dumps(expected)).items())
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        known = dict(json.loads(files.sidecar.read_text()))
+        entries = json.loads(json.dumps(expected))
+        same = all(known.get(key) == value for key, value in entries.items())
+    except (OSError, ValueError, TypeError, RecursionError):
         same = False
     if not same and replace:
         return False
@@ -199,10 +202,12 @@ def identity(harmonizer: Harmonizer, source: Path, mask: Path | None, dtype: str
     entries : dict
         Plain JSON values.
     """
+    mapped = harmonizer.config.intensity_map
     return {
         "SourceSHA256": sha256(source),
         "MaskSHA256": sha256(mask) if mask is not None else None,
         "ModelSHA256": harmonizer.config.sha256,
+        "IntensityMapSHA256": mapped and hashlib.sha256(to_json(mapped).encode()).hexdigest(),
         "Sampling": dataclasses.asdict(
             dataclasses.replace(harmonizer.sampling, revise=harmonizer.revises)
         ),
@@ -328,7 +333,7 @@ def save_preview(result: Result, path: Path, target: TargetDomain | None = None)
     target : TargetDomain, optional
         Whose histogram is drawn too, if it is known.
     """
-    source, output, mask = result.source.image, result.rendering.output, result.source.mask
+    source, output, mask = result.source.image, result.rendering.mapped, result.source.mask
     histograms = {"source": density(source[mask]), "harmonized": density(output[mask])}
     if target is not None and target.quantiles:
         histograms["target"] = density_of_quantiles(target.quantiles)

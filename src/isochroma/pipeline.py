@@ -139,7 +139,10 @@ class Rendering:
     edges : (I, J, K) ndarray of bool
         The source's edges.
     first, refined, output : (I, J, K) ndarray of float32
-        First pass, first pass refined, and final image; model units, 0 outside the mask.
+        First pass, first pass refined, and image of the last pass; model units, 0 outside the mask.
+    mapped : (I, J, K) ndarray of float32
+        The final image: the output, brought to the model's target if its network was trained on
+        another one; model units of that target.
     variance, explained : float or None
         What the first refinement found about the source (`refinement.Refined`).
     """
@@ -148,6 +151,7 @@ class Rendering:
     first: np.ndarray
     refined: np.ndarray
     output: np.ndarray
+    mapped: np.ndarray
     variance: float | None = None
     explained: float | None = None
 
@@ -363,7 +367,7 @@ class Harmonizer:
             rendering = self.render(source, needed_gb=needed)
             doubt = self._doubt(source, rendering)
             with stage("restore"):
-                values = self._restore(rendering.output, source, scan, brain.mask)
+                values = self._restore(rendering.mapped, source, scan, brain.mask)
         found = [
             *check_file(scan, brain.mask),
             *check_scan(source, Grid.of(scan), self.config.target),
@@ -415,15 +419,26 @@ class Harmonizer:
             first = sampler.sample(edge_map, mask, sampling.steps, sampling.solver, sampling.seed)
         with stage("refine"):
             refined = REFINEMENTS[sampling.refine](first, source, self.config)
-        if refined.variance is None or not self.revises:
-            return Rendering(edge_map, first, refined.image, *refined)
-        with stage("revise"):
-            second = sampler.revise(edge_map, mask, refined.image)
-        with stage("refine"):
-            error = self.config.validation.rmse
-            output = keep_structure(second, source.image, mask, error, refined.variance)
+        output = refined.image
+        if refined.variance is not None and self.revises:
+            with stage("revise"):
+                second = sampler.revise(edge_map, mask, refined.image)
+            with stage("refine"):
+                error = self.config.validation.rmse
+                output = keep_structure(second, source.image, mask, error, refined.variance)
+        mapped = output
+        if self.config.intensity_map is not None:
+            with stage("map"):
+                spacing_mm = self.preprocess.spacing_mm
+                mapped = self.config.intensity_map.apply(output, mask, spacing_mm)
         return Rendering(
-            edge_map, first, refined.image, output, refined.variance, refined.explained
+            edge_map,
+            first,
+            refined.image,
+            output,
+            mapped,
+            refined.variance,
+            refined.explained,
         )
 
     def uncertainty(self, result: Result) -> Image:
@@ -451,6 +466,8 @@ class Harmonizer:
         inside = np.asanyarray(result.mask.dataobj) > 0
         error = self.to_scan_grid(result.doubt.error, result.source, Grid.of(result.image))
         error *= (target.upper - target.lower) / 2
+        if self.config.intensity_map is not None:
+            error *= self.config.intensity_map.gain
         return like(np.where(inside, np.clip(error, 0, None), 0), result.image, np.float32)
 
     @property
@@ -579,7 +596,7 @@ class Harmonizer:
             outside=self.outside,
             source_limits=(source.lower, source.upper),
             target_limits=(target.lower, target.upper),
-            white_matter_mode=white_matter_modes(rendering.output[source.mask], target),
+            white_matter_mode=white_matter_modes(rendering.mapped[source.mask], target),
             explained=rendering.explained,
             device=self.compute.device,
             precision=self.compute.precision,

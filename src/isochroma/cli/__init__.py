@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from isochroma.cli import bench, bids, evaluate, harmonize, models, simulate, train  # noqa: F401
+from isochroma.cli import (  # noqa: F401
+    adapt,
+    bench,
+    bids,
+    evaluate,
+    harmonize,
+    models,
+    simulate,
+    train,
+)
 from isochroma.cli.app import app, main
 from isochroma.cli.bids import bids_main
 

@@ -230,9 +230,9 @@ def report(error: Exception, path: Path | None = None, params: Iterable[Any] = (
 
 
 def command(
-    name: str, cls: type[Command] = Command
+    name: str, cls: type[Command] = Command, group: typer.Typer = app
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a command of the application.
+    """Register a function as a command.
 
     Parameters
     ----------
@@ -240,13 +240,15 @@ def command(
         As it is typed.
     cls : type
         Its kind.
+    group : Typer
+        The commands that it is one of.
 
     Returns
     -------
     register : callable
         The decorator.
     """
-    return app.command(name, cls=cls)
+    return group.command(name, cls=cls)
 
 
 def main(run: Callable[[], object] = app) -> None:

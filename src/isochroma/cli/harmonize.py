@@ -45,6 +45,12 @@ def harmonize(
         ),
     ],
     model: ModelName = "default",
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="A scan of your own target: outputs get its intensities.", rich_help_panel=INPUT
+        ),
+    ] = None,
     mask: Annotated[
         Path | None, typer.Option(help="Brain mask on the scan's grid.", rich_help_panel=INPUT)
     ] = None,
@@ -111,6 +117,12 @@ def harmonize(
         outside,
     )
     check_revise(revise, harmonizer, uncertainty)
+    if like is not None:
+        from isochroma.training.adapt import adapt
+
+        with progress_display() as display:
+            display.task = f"{like.name} (the target)"
+            harmonizer = adapt(harmonizer, [like])
     for folder in {files.image.parent for files in planned.values()}:
         remove_leavings(folder)
     count = Counter[str]()

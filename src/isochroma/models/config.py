@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from isochroma.images.preprocess import PreprocessSettings
 from isochroma.method.edges import EdgeSettings
+from isochroma.method.intensity_map import IntensityMap
 from isochroma.method.network import NetworkSettings
 from isochroma.method.patches import PatchSettings
 from isochroma.settings import settings
@@ -125,6 +126,8 @@ class ModelConfig:
         Settings of each part.
     target : TargetDomain
         The scanner that the model renders.
+    intensity_map : IntensityMap or None
+        From what the network renders to the target, if that is another than it was trained on.
     capabilities : Capabilities
         What the model can do.
     validation : Validation
@@ -142,6 +145,7 @@ class ModelConfig:
     network: NetworkSettings = field(default_factory=NetworkSettings)
     patches: PatchSettings = field(default_factory=PatchSettings)
     target: TargetDomain = field(default_factory=TargetDomain)
+    intensity_map: IntensityMap | None = None
     capabilities: Capabilities = field(default_factory=Capabilities)
     validation: Validation = field(default_factory=Validation)
     training: dict[str, Any] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import platformdirs
 import torch
 
 from isochroma.errors import InputError, about
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHIPPED = Path(__file__).parent
+INSTALLED = platformdirs.user_data_path("isochroma") / "models"
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
+CARD = "README.md"
 PREVIOUS = "previous.safetensors"  # there only while a model is replaced
 MAX_PARAMETERS = 2**29  # five times the paper's network
 MAX_WEIGHT_BYTES = 4 * MAX_PARAMETERS + 2**24  # float32, and their names
@@ -62,14 +65,19 @@ def shipped_models() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(SHIPPED.glob(f"*/{CONFIG}"))}
 
 
+def installed_models() -> dict[str, Path]:
+    """List the models that the user installed, as `shipped_models` does."""
+    return {path.parent.name: path.parent for path in sorted(INSTALLED.glob(f"*/{CONFIG}"))}
+
+
 def find_model(name: str | Path) -> Path:
     """Find the folder of a model.
 
     Parameters
     ----------
     name : str or Path
-        Name of a shipped model; or a model folder, with a separator in its path (`./mine`), so that
-        no folder can stand in for a shipped model.
+        Name of a shipped or installed model; or a model folder, with a separator in its path
+        (`./mine`), so that no folder can stand in for a model that is asked for by name.
 
     Returns
     -------
@@ -80,14 +88,14 @@ def find_model(name: str | Path) -> Path:
     InputError
         If there is no such model.
     """
-    shipped = shipped_models()
-    if str(name) in shipped:
-        return shipped[str(name)]
+    named = installed_models() | shipped_models()
+    if str(name) in named:
+        return named[str(name)]
     folder = Path(name)
     there = (folder / CONFIG).is_file()
     if there and ("/" in str(name) or os.sep in str(name)):
         return folder
-    known = ", ".join(shipped) or "none"
+    known = ", ".join(sorted(named)) or "none"
     hint = (
         f"it is a folder: write .{os.sep}{name}" if there else f"give a folder, or one of {known}"
     )

@@ -20,7 +20,7 @@ from isochroma.files import replacing, sha256
 from isochroma.images.brain import find_brain
 from isochroma.images.io import has_volume_suffix, load, stem
 from isochroma.images.masked import centroid, extent
-from isochroma.images.preprocess import from_model_units, prepare
+from isochroma.images.preprocess import Prepared, from_model_units, prepare
 from isochroma.method.edges import detect_edges
 from isochroma.method.recontrast import random_scanner
 from isochroma.models.config import TargetDomain
@@ -296,13 +296,13 @@ def contrast_suffix(paths: Sequence[Path]) -> str:
 
 
 def describe_target(
-    scans: Sequence[TargetScan], spacing_mm: float, suffix: str = "T1w"
+    scans: Sequence[TargetScan | Prepared], spacing_mm: float, suffix: str = "T1w"
 ) -> TargetDomain:
     """Summarise intensities and brain sizes of the training scans.
 
     Parameters
     ----------
-    scans : sequence of TargetScan
+    scans : sequence of TargetScan or Prepared
         The training scans.
     spacing_mm : float
         Edge of the model grid's voxels in mm.

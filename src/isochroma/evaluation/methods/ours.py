@@ -52,7 +52,7 @@ class Ours(Stateless):
     def apply(self, scan: Prepared, seed: int = 0) -> np.ndarray:
         """Harmonize the scan; see `Method.apply`."""
         self.harmonizer.sampling = dataclasses.replace(self.harmonizer.sampling, seed=seed)
-        return self.harmonizer.render(scan).output
+        return self.harmonizer.render(scan).mapped
 
 
 @register("default", Role.ISOCHROMA, quick=True, takes_model=True)
