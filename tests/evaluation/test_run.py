@@ -232,3 +232,20 @@ class TestCommandLine:
         words += ["--command", "copy=cp {input} {output}", "--core", "copy", "--core", "zscore"]
         assert "stop here" in str(CliRunner().invoke(app, words).exception)
         assert limited == [{"copy", "z-score"}]
+
+    def test_no_audit(self, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        budgets: list[Budget] = []
+
+        def stop(plan: Plan) -> None:
+            budgets.append(plan.budget)
+            message = "stop here"
+            raise InputError(message)
+
+        monkeypatch.setattr("isochroma.evaluation.run.prepare_scans", stop)
+        words = ["evaluate", str(study), "-o", str(tmp_path), "--method", "zscore"]
+        for more in ([], ["--no-audit"]):
+            assert "stop here" in str(CliRunner().invoke(app, [*words, *more]).exception)
+        assert [(b.permutations > 0, b.convnet_permutations > 0) for b in budgets] == [
+            (True, True),
+            (False, False),
+        ]

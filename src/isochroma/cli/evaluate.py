@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +50,10 @@ def evaluate(
     quick: Annotated[
         bool, typer.Option("--quick", help="One scan a group, few methods: a look, no verdict.")
     ] = False,
+    audit: Annotated[
+        bool,
+        typer.Option("--audit/--no-audit", help="Probe the outputs for the site: takes long."),
+    ] = True,
     seed: Seed = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes and threads at once.")] = 2,
     threads: Threads = None,
@@ -74,6 +79,8 @@ def evaluate(
     shipped = methods.named_methods([n for n in core or [] if n not in own_names], model)
     limited = [known.name for known in shipped] + [n for n in core or [] if n in own_names]
     budget = plan.QUICK if quick else plan.FULL
+    if not audit:
+        budget = dataclasses.replace(budget, permutations=0, convnet_permutations=0)
     with progress_display(), alone(output):
         summary = run.evaluate(study, output, compared, limited, budget, seed, jobs, segmenter)
     for failure in summary.failures:
