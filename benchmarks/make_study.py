@@ -154,8 +154,8 @@ def main() -> None:
     options = parser.parse_args()
     data, out = options.data.resolve(), options.out.resolve()
     simulated = out / "simulated"
-    rows = [*target(data, simulated), *oasis(data, simulated), *ixi(data, simulated)]
-    rows += others(data)
+    rows = [*target(data, simulated), *oasis(data, simulated), *others(data)]
+    rows += ixi(data, simulated)
     write_study(out / "study.tsv", rows)
     print(f"{out / 'study.tsv'}: {len(rows)} scans")
 
