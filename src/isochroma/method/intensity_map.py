@@ -123,10 +123,12 @@ def normal_equations(
 
     Parameters
     ----------
-    rendered, true : (V,) ndarray
+    rendered : (V,) ndarray
         In-mask values.
     place : (7, V) ndarray
         As `polynomials` gives them.
+    true : (V,) ndarray
+        In-mask values.
 
     Returns
     -------
