@@ -50,6 +50,7 @@ def add_model(source: str, name: str | None = None, sha256: str | None = None) -
     if sha256 is None:
         msg = "the SHA-256 of a file from the web must be given. Ask those who published it."
         raise InputError(msg, "sha256")
+    pooch.get_logger().setLevel("WARNING")  # what it says beside an error
     with TemporaryDirectory() as temporary:
         try:
             unzip = pooch.Unzip(extract_dir="model")
@@ -105,7 +106,9 @@ def card_of(config: ModelConfig) -> str:
         "data and licence": "not noted",
         "made from": config.training.get("adapted_from", "scans of the target, by training"),
         "held-out scans, SSIM": ", ".join(f"{each:.3f}" for each in quality or ()) or "none",
-        "first pass, validation": f"PSNR {validation.psnr:.1f} dB" if validation.psnr else "none",
+        "first pass, on the network's own target": f"PSNR {validation.psnr:.1f} dB"
+        if validation.psnr
+        else "none",
         "second pass": "yes" if config.capabilities.second_pass else "no",
         "weights, SHA-256": config.sha256,
     }
