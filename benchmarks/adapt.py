@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from held_out import participants
@@ -26,20 +25,13 @@ from isochroma.images import metrics
 from isochroma.images.grid import resample, resample_mask
 from isochroma.images.masked import extend_outside
 from isochroma.images.preprocess import Prepared
-from isochroma.method.intensity_map import fit_intensity_map
 from isochroma.pipeline import Harmonizer
+from isochroma.training.adapt import Rendered, learn_map
 
 OWN = "OASIS-1"
 SCANNERS = (OWN, "mprage-3T", "tse-t2-3T", "flair-3T")
 NUMBERS = {OWN: (1, 3, 5), "tse-t2-3T": (1,), "flair-3T": (1,)}  # of scans, by target
 FIT, TEST = slice(0, 5), slice(8, 11)  # people
-
-
-class Rendered(NamedTuple):
-    """A scan and what the shipped model makes of it."""
-
-    source: Prepared
-    output: np.ndarray
 
 
 class Heads:
@@ -78,8 +70,7 @@ def score(image: np.ndarray, source: Prepared, target: Prepared) -> tuple[float,
 def compare(heads: Heads, target: str, number: int) -> Iterator[str]:
     """Yield a line of the table for each scanner."""
     fitted = [heads.of(scan, target) for scan in heads.scans[FIT][:number]]
-    pairs = ((each.output, each.source.image, each.source.mask) for each in fitted)
-    found = fit_intensity_map(pairs, PREPROCESS.spacing_mm)
+    found = learn_map(fitted, PREPROCESS.spacing_mm)
     matching = HistogramMatching()
     matching.fit([each.source for each in fitted])
     for scanner in SCANNERS:

@@ -52,20 +52,22 @@ class Findings(NamedTuple):
     values: dict[str, float]
 
 
-def judged(plan: Plan) -> list[Scan]:
-    """List the scans of known age that can be brought to the common space.
+def is_judged(plan: Plan, scan: Scan) -> bool:
+    """Tell whether a scan is of known age and can be brought to the common space.
 
-    Real ones, the target's training scans among them, and simulations that have no truth: one that
-    has tells nothing of age that the truth has not told better.
+    Of simulations those that have no truth: one that has tells nothing of age that the truth has
+    not told better.
     """
-    scans = [*plan.work.train, *plan.work.scans]
-    return [
-        scan
-        for scan in scans
-        if np.isfinite(scan.age)
+    return bool(
+        np.isfinite(scan.age)
         and (scan.truth is None or not scan.preset)
         and (scan.contrast == "T1w" or plan.work.partner(scan) is not None)
-    ]
+    )
+
+
+def judged(plan: Plan) -> list[Scan]:
+    """List the scans that `is_judged` takes, the target's training scans among them."""
+    return [scan for scan in (*plan.work.train, *plan.work.scans) if is_judged(plan, scan)]
 
 
 def find(
@@ -103,7 +105,7 @@ def find(
     work = plan.work
     if as_it_is(plan, scan):
         method, sample = Raw() if isinstance(method, Uncorrected) else N4(), None
-    anchor = scan if scan.contrast == "T1w" else work.partner(scan) or scan
+    anchor = scan if scan.contrast == "T1w" else needed(work.partner(scan))
     known = [VERSION, VERSIONS, plan.budget.segmenter_steps, work.case_key(anchor)]
 
     def make() -> Findings:

@@ -63,7 +63,7 @@ def scan_rows(plan: Plan, method: Method, scan: Scan, tools: Tools) -> Iterator[
         group = (scan.preset or "own") if part.name == "truth" else scan.group
         for name, value in found.items():
             yield Row(part.name, group, *about, name, value)
-    if tools.space is not None and scan in downstream.judged(plan):
+    if tools.space is not None and downstream.is_judged(plan, scan):
         with suppress(Exception):  # what fails here fails again, and is listed, where it is used
             downstream.find(plan, method, scan, tools, sample)
 
