@@ -15,6 +15,7 @@ from isochroma.images.preprocess import PreprocessSettings
 from isochroma.method.edges import EdgeSettings
 from isochroma.method.network import NetworkSettings, VelocityNetwork
 from isochroma.method.patches import PatchSettings
+from isochroma.method.reviser import Reviser
 from isochroma.method.sampling import ComputeSettings
 from isochroma.models.config import ModelConfig, TargetDomain
 from isochroma.models.folder import Model, save_model
@@ -106,6 +107,16 @@ def random_network(
     return network.eval().requires_grad_(False)
 
 
+def random_reviser(scale: float = 0.1, seed: int = 0) -> Reviser:
+    """A second stage, likewise."""
+    torch.manual_seed(seed)
+    network = Reviser(TINY)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += scale * torch.randn_like(parameter)
+    return network.eval().requires_grad_(False)
+
+
 def save_tiny_model(folder: Path, **changes: object) -> Path:
     """A model folder with random weights."""
     folder.mkdir(parents=True)
@@ -114,17 +125,24 @@ def save_tiny_model(folder: Path, **changes: object) -> Path:
     return folder
 
 
+def save_tiny_model_of_two_stages(folder: Path) -> Path:
+    """The same with a second stage of its own."""
+    save_model(folder, random_network().state_dict(), config(), random_reviser().state_dict())
+    return folder
+
+
 def tiny_harmonizer(
     sampling: SamplingSettings | None = None,
     network: torch.nn.Module | None = None,
     model_config: ModelConfig | None = None,
+    reviser: Reviser | None = None,
     n4: bool = True,
     outside: str = "zero",
     **compute: object,
 ) -> Harmonizer:
     """A harmonizer on the CPU; with random weights and `config` if nothing else is given."""
     model_config = model_config or config()
-    model = Model(network or random_network(model_config.network), model_config)
+    model = Model(network or random_network(model_config.network), model_config, reviser)
     settings = ComputeSettings(**{"device": "cpu", **compute})  # type: ignore[arg-type]
     return Harmonizer(model, sampling, settings, n4, outside)
 

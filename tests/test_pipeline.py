@@ -23,6 +23,7 @@ from fixtures_pipeline import (
     config,
     head,
     head_image,
+    random_reviser,
     save_tiny_model,
     tiny_harmonizer,
     world_of,
@@ -370,6 +371,28 @@ class TestPasses:
         assert np.abs(result.rendering.output - wanted)[source.mask].mean() < 0.03
         assert result.record.sampling.revise
         assert result.record.seconds["revise"] >= 0
+
+    def test_a_second_stage_of_its_own(self) -> None:
+        able = config(capabilities=Capabilities(second_pass=True), reviser_sha256="0" * 64)
+        result = tiny_harmonizer(model_config=able, reviser=random_reviser()).run(head_image())
+        same = tiny_harmonizer(model_config=config(capabilities=able.capabilities))
+        other = same.run(head_image()).rendering
+        found, inside = result.rendering, result.source.mask
+        np.testing.assert_array_equal(found.refined, other.refined)
+        assert np.abs(found.output - other.output)[inside].mean() > 0.01
+        assert found.predicted is not None
+        assert found.predicted[inside].min() > 0
+        assert not found.predicted[~inside].any()
+        assert other.predicted is None
+        assert result.record.sampling.revise
+        assert result.record.seconds["revise"] >= 0
+
+    def test_it_can_be_left_out(self) -> None:
+        able = config(reviser_sha256="0" * 64)
+        harmonizer = tiny_harmonizer(SamplingSettings(revise=False), None, able, random_reviser())
+        found = harmonizer.run(head_image())
+        np.testing.assert_array_equal(found.rendering.output, found.rendering.refined)
+        assert found.rendering.predicted is None
 
     def test_doubt_of_the_second_pass(self) -> None:
         model = config(capabilities=Capabilities(second_pass=True))

@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 from packing import pack  # noqa: E402
 
-SCRIPTS = ("packing", "refine_torch", "reviser", "simulation", "supply", "train", "validation")
+SCRIPTS = ("packing", "refine_torch", "simulation", "stored", "supply", "train", "validation")
 BITS = {"train": 7, "val": 8}
 
 

@@ -1,7 +1,7 @@
 """Train the second stage within a fixed time, and validate it.
 
     python experiments/second_stage/train.py --bundle BUNDLE --minutes 8.6 --out OUT
-        [--resume experiments/second_stage/reviser.safetensors]
+        [--resume src/isochroma/models/default/reviser.safetensors]
 
 Worker processes simulate subjects. The first stage and the refinement make drafts of them, and a
 growing pool of whole heads on the GPU gives random patches for training.
@@ -37,7 +37,7 @@ for package, parts in {"nibabel": ("affines",), "SimpleITK": ()}.items():
 
 import numpy as np  # noqa: E402
 import refine_torch  # noqa: E402
-import reviser  # noqa: E402
+import stored  # noqa: E402
 import torch  # noqa: E402
 from supply import CASES, Supply  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -48,6 +48,7 @@ from isochroma.images.masked import centroid  # noqa: E402
 from isochroma.method.condition import coordinates  # noqa: E402
 from isochroma.method.flow import DRAFT_TIME  # noqa: E402
 from isochroma.method.network import ChannelNorm, VelocityNetwork  # noqa: E402
+from isochroma.method.reviser import EXTRA, STEEPEST, Reviser  # noqa: E402
 
 MARGIN = 8  # voxels that patches may reach beyond a volume
 NAMES = ("image", "draft", "source", "first", "slope", "residual", "edges", "planted")
@@ -169,7 +170,6 @@ class Drafts:
         first = self.step(torch.zeros_like(signed), 0.0, condition, inside)
         shown = torch.from_numpy(source).float().to(self.device)
         made = refine_torch.follow_source(first, shown, inside, self.errors)
-        steepest = reviser.STEEPEST
         return {
             "inside": inside,
             "edges": signed,
@@ -177,7 +177,7 @@ class Drafts:
             "first": first,
             "source": shown,
             "draft": made.draft,
-            "slope": made.slope.clamp(-steepest, steepest),
+            "slope": made.slope.clamp(-STEEPEST, STEEPEST),
             "residual": made.residual,
             "variance": made.variance,
             "error": made.error,
@@ -196,12 +196,12 @@ class Drafts:
         )
 
     @torch.no_grad()
-    def revised(self, network: reviser.Reviser, case: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def revised(self, network: Reviser, case: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of a whole head by a reviser."""
         inside = case["inside"]
         parts = {name: case[name] for name in ("source", "first", "slope", "residual")}
         parts["spread"] = case["variance"].sqrt() * inside
-        extra = self.padded(torch.stack([parts[name] for name in reviser.EXTRA]))[None]
+        extra = self.padded(torch.stack([parts[name] for name in EXTRA]))[None]
         mean, spread = network(self.padded(case["draft"])[None, None], case["condition"], extra)
         i, j, k = inside.shape
         return mean[0, 0, :i, :j, :k].clamp(-1, 1) * inside, spread[0, 0, :i, :j, :k]
@@ -315,18 +315,18 @@ class Run:
         torch.manual_seed(options.seed)
         torch.backends.cudnn.allow_tf32 = True
         folder = options.first or options.bundle / "isochroma" / "models" / "default"
-        first, config = reviser.load_first(folder)
-        settings = reviser.settings_of(config["network"])
-        self.network = reviser.Reviser(settings)
+        first, config = stored.load_first(folder)
+        settings = stored.settings_of(config["network"])
+        self.network = Reviser(settings)
         if options.resume:
-            self.network.start_from(reviser.read_state(options.resume), size=0)
+            stored.start_from(self.network, stored.read_state(options.resume), size=0)
         else:
-            self.network.start_from(first.state_dict(), options.seed)
+            stored.start_from(self.network, first.state_dict(), options.seed)
         layout = {"memory_format": torch.channels_last_3d}
         first = first.to(self.device).to(**layout).requires_grad_(requires_grad=False)
         self.network.to(self.device).to(**layout)
         self.average = copy.deepcopy(self.network).requires_grad_(requires_grad=False).eval()
-        ChannelNorm.forward = reviser.fast_norm  # type: ignore[method-assign]
+        ChannelNorm.forward = stored.fast_norm  # type: ignore[method-assign]
         errors = torch.tensor(config["validation"]["errors"], device=self.device)
         self.drafts = Drafts(first, errors, self.device)
         self.optimizer = torch.optim.Adam(
@@ -542,7 +542,7 @@ class Run:
             key: value for key, value in vars(self.options).items() if not isinstance(value, Path)
         }
         record = {"steps": self.steps, "examples": self.pool.seen, "options": options}
-        reviser.save_reviser(state, self.options.out / "reviser.safetensors", record)
+        stored.save_reviser(state, self.options.out / "reviser.safetensors", record)
 
     def validate(self, when: str) -> None:
         """Score draft, second pass, today's default and the new stage on the validation sources."""

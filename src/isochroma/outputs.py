@@ -207,6 +207,7 @@ def identity(harmonizer: Harmonizer, source: Path, mask: Path | None, dtype: str
         "SourceSHA256": sha256(source),
         "MaskSHA256": sha256(mask) if mask is not None else None,
         "ModelSHA256": harmonizer.config.sha256,
+        "ReviserSHA256": harmonizer.config.reviser_sha256 or None,
         "IntensityMapSHA256": mapped and hashlib.sha256(to_json(mapped).encode()).hexdigest(),
         "Sampling": dataclasses.asdict(
             dataclasses.replace(harmonizer.sampling, revise=harmonizer.revises)

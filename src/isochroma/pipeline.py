@@ -58,11 +58,12 @@ from isochroma.method.sampling import (
     SMALLEST_TILE,
     ComputeSettings,
     FlowSampler,
+    RevisionSampler,
     activation_bytes,
     choose_device,
 )
 from isochroma.models.config import ModelConfig, TargetDomain
-from isochroma.models.folder import Model, load_model
+from isochroma.models.folder import Model, Network, load_model
 from isochroma.settings import choose, settings
 from isochroma.stages import record, stage
 
@@ -103,8 +104,8 @@ class SamplingSettings:
     refine : str
         Name in `REFINEMENTS`.
     revise : bool
-        Whether the locally refined image goes through the flow once more, and is refined again, if
-        the model was trained for it.
+        Whether the locally refined image goes through the model's second stage
+        (`ModelConfig.second_stage`) and is refined again, if the model has one.
     seed : int
         Of the initial noise.
     """
@@ -145,6 +146,9 @@ class Rendering:
         another one; model units of that target.
     variance, explained : float or None
         What the first refinement found about the source (`refinement.Refined`).
+    predicted : (I, J, K) ndarray of float32, or None
+        Standard deviation of the second stage's error as its network predicts it, model units;
+        None if no network of its own made it.
     """
 
     edges: np.ndarray
@@ -154,6 +158,7 @@ class Rendering:
     mapped: np.ndarray
     variance: float | None = None
     explained: float | None = None
+    predicted: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -268,20 +273,16 @@ class Harmonizer:
     ) -> None:
         compute = compute or ComputeSettings()
         device = choose_device(compute.device)
-        network = model.network.to(device)
-        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.config = config = model.config
         self.sampling = sampling or SamplingSettings()
         self.compute = dataclasses.replace(compute, device=str(device))
         self.preprocess = dataclasses.replace(config.preprocess, n4=config.preprocess.n4 and n4)
         self.outside = choose(outside, FILLINGS)
-        self.sampler = FlowSampler(
-            network,
-            config.preprocess.spacing_mm,
-            device,
-            compute.precision,
-            compute.max_memory_gb,
-        )
+        where = (config.preprocess.spacing_mm, device, compute.precision, compute.max_memory_gb)
+        self.sampler = FlowSampler(_placed(model.network, device), *where)
+        self.revision: RevisionSampler | None = None
+        if model.reviser is not None:
+            self.revision = RevisionSampler(_placed(model.reviser, device), *where)
 
     @classmethod
     def from_pretrained(
@@ -412,17 +413,23 @@ class Harmonizer:
             Every stage, model units.
         """
         sampling, mask = self.sampling, source.mask
-        sampler = self._sampler_beside(needed_gb or memory.needed_gb(0, mask.size))
+        memory_gb = self._memory_beside(needed_gb or memory.needed_gb(0, mask.size))
+        sampler = self.sampler.within(memory_gb)
         with stage("edges"):
             edge_map = detect_edges(source, edges or self.config.edges)
         with stage("network"):
             first = sampler.sample(edge_map, mask, sampling.steps, sampling.solver, sampling.seed)
         with stage("refine"):
             refined = REFINEMENTS[sampling.refine](first, source, self.config)
-        output = refined.image
+        output, predicted = refined.image, None
         if refined.variance is not None and self.revises:
             with stage("revise"):
-                second = sampler.revise(edge_map, mask, refined.image)
+                if self.revision is None:
+                    second = sampler.revise(edge_map, mask, refined.image)
+                else:
+                    second, predicted = self.revision.within(memory_gb).revise(
+                        edge_map, mask, first, source.image, refined
+                    )
             with stage("refine"):
                 error = self.config.validation.rmse
                 output = keep_structure(second, source.image, mask, error, refined.variance)
@@ -439,6 +446,7 @@ class Harmonizer:
             mapped,
             refined.variance,
             refined.explained,
+            predicted,
         )
 
     def uncertainty(self, result: Result) -> Image:
@@ -472,9 +480,9 @@ class Harmonizer:
 
     @property
     def revises(self) -> bool:
-        """Whether there is a second pass: wanted, after the local refinement, by a model for it."""
+        """Whether there is a second stage: wanted, after the local refinement, and in the model."""
         wanted = self.sampling.revise and self.sampling.refine == "local"
-        return wanted and self.config.capabilities.second_pass
+        return wanted and self.config.second_stage != "none"
 
     def to_scan_grid(self, volume: np.ndarray, source: Prepared, grid: Grid) -> np.ndarray:
         """Resample a volume from the model grid to a scan's own.
@@ -541,10 +549,10 @@ class Harmonizer:
         with stage("orientation"):
             return share(), max(share(2), share(1, 2))  # a mirror image, a turn
 
-    def _sampler_beside(self, needed_gb: float) -> FlowSampler:
-        """Bound the network to what memory is left; a GPU has its own."""
+    def _memory_beside(self, needed_gb: float) -> float:
+        """Return the memory that is left for a network's activations, GB; a GPU has its own."""
         on_cpu = self.sampler.device.type == "cpu"
-        return self.sampler.within(self.compute.max_memory_gb - needed_gb * on_cpu)
+        return self.compute.max_memory_gb - needed_gb * on_cpu
 
     def _check_memory(self, scan: Image, given: Image | None) -> None:
         """Raise an InputError if the mask cannot be found within the memory that is allowed."""
@@ -602,6 +610,12 @@ class Harmonizer:
             precision=self.compute.precision,
             seconds=seconds,
         )
+
+
+def _placed(network: Network, device: torch.device) -> Network:
+    """Move a network to a device, in the layout that convolutions prefer."""
+    network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return network
 
 
 def white_matter_modes(values: np.ndarray, target: TargetDomain) -> dict[str, float]:

@@ -107,7 +107,7 @@ class TestTiles:
         t = torch.zeros(1)
         whole = network(x, t, condition)
         network.times.clear()
-        blended = tiled(network, x, t, condition, 24)
+        blended = tiled(lambda x, condition: network(x, t, condition), (x, condition), 24, 4)
         assert len(network.times) > 8
         torch.testing.assert_close(blended, whole, atol=1e-5, rtol=1e-5)
 
@@ -124,7 +124,8 @@ class TestTiles:
         t = torch.full((1,), 0.3)
         with torch.inference_mode():
             whole = network(x, t, condition)
-            blended = tiled(network, x, t, condition, 96)  # 0 to 96 and 64 to 160
+            # 0 to 96 and 64 to 160
+            blended = tiled(lambda x, condition: network(x, t, condition), (x, condition), 96, 4)
         assert (blended - whole).square().mean().sqrt() / whole.std() < 0.01
         apart = (blended - whole)[0, 0].abs().amax((1, 2))
         assert apart[64:96].max() > 0  # it was tiled

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from fixtures_pipeline import random_reviser, save_tiny_model, save_tiny_model_of_two_stages
 from isochroma.errors import InputError
 from isochroma.images.preprocess import PreprocessSettings
 from isochroma.memory import PeakMemory
@@ -21,8 +24,10 @@ from isochroma.models.config import Capabilities, ModelConfig, TargetDomain
 from isochroma.models.folder import CONFIG as CONFIG_FILE
 from isochroma.models.folder import (
     MAX_WEIGHT_BYTES,
+    REVISER,
     WEIGHTS,
     find_model,
+    load_config,
     load_model,
     save_model,
     shipped_models,
@@ -110,6 +115,40 @@ class TestRoundTrip:
         torch.testing.assert_close(
             network.state_dict()["stem.weight"], expected, rtol=1e-3, atol=1e-6
         )
+
+
+class TestSecondStage:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return save_tiny_model_of_two_stages(tmp_path / "two")
+
+    def test_round_trip(self, folder: Path) -> None:
+        model = load_model(folder)
+        assert model.config.second_stage == "own network"
+        stored = hashlib.sha256((folder / REVISER).read_bytes()).hexdigest()
+        assert model.config.reviser_sha256 == stored
+        assert model.reviser is not None
+        assert not model.reviser.training
+        for key, value in random_reviser().state_dict().items():
+            found = model.reviser.state_dict()[key]
+            torch.testing.assert_close(found, value, rtol=2**-11, atol=1e-6)
+
+    @pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"other")])
+    def test_missing_or_other_weights(self, folder: Path, harm: Callable[[Path], object]) -> None:
+        harm(folder / REVISER)
+        message = refusal(folder)
+        assert REVISER in message
+        assert "Install or copy it anew." in message
+
+    def test_weights_of_a_first_stage_do_not_fit(self, folder: Path) -> None:
+        shutil.copyfile(folder / WEIGHTS, folder / REVISER)
+        edit(folder, reviser_sha256=load_config(folder).sha256)
+        assert "do not fit" in refusal(folder)
+
+    def test_a_model_without_it_has_none(self, tmp_path: Path) -> None:
+        model = load_model(save_tiny_model(tmp_path / "one"))
+        assert model.reviser is None
+        assert model.config.second_stage == "none"
 
 
 class TestRefusals:
@@ -307,7 +346,9 @@ class TestFindModel:
 
 
 def test_the_shipped_default_can_be_loaded() -> None:
-    network, config = load_model()
+    network, config, reviser = load_model()
     assert config.name == "default"
     assert config.capabilities.second_pass
+    assert config.second_stage == "own network"
     assert network.settings == config.network
+    assert reviser is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -15,6 +16,7 @@ from fixtures_pipeline import (
     head,
     head_image,
     save_tiny_model,
+    save_tiny_model_of_two_stages,
     tiny_harmonizer,
 )
 from isochroma.errors import InputError
@@ -80,11 +82,15 @@ class TestAdapt:
 
 
 class TestFolder:
-    def test_a_saved_model_does_the_same(self, reference: Path, tmp_path: Path) -> None:
-        tiny = Harmonizer(load_model(save_tiny_model(tmp_path / "tiny")))
+    @pytest.mark.parametrize("save", [save_tiny_model, save_tiny_model_of_two_stages])
+    def test_a_saved_model_does_the_same(
+        self, save: Callable[[Path], Path], reference: Path, tmp_path: Path
+    ) -> None:
+        tiny = Harmonizer(load_model(save(tmp_path / "tiny")))
         adapted = adapt(tiny, [reference])
         (tmp_path / "own").mkdir()
         save_adapted(adapted, tmp_path / "own")
         again = Harmonizer.from_pretrained(tmp_path / "own")
         found, expected = (each.run(head_image()).image.dataobj for each in (again, adapted))
         np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=1e-3)
+        assert again.revises == tiny.revises

@@ -20,6 +20,7 @@ import numpy as np
 from scipy import ndimage
 
 from isochroma.images.grid import interpolate, interpolation_weights
+from isochroma.images.masked import scatter
 
 LEVELS = 12  # output intensities at which the curve is known; linear between them
 FINE = 45  # intensities among which `explain` searches
@@ -44,11 +45,15 @@ class Refined(NamedTuple):
         does not estimate it.
     explained : float or None
         See `explained_share`.
+    slope, residual : (I, J, K) ndarray of float32, or None
+        Of the source's curve at the first pass (`Comparison`); 0 outside the mask.
     """
 
     image: np.ndarray
     variance: float | None = None
     explained: float | None = None
+    slope: np.ndarray | None = None
+    residual: np.ndarray | None = None
 
 
 def follow_source(
@@ -88,7 +93,7 @@ def follow_source(
     Returns
     -------
     refined : Refined
-        The image, within [-1, 1] in the mask and unchanged outside, R, and the explained share.
+        The image, within [-1, 1] in the mask and unchanged outside, and what was found on the way.
 
     References
     ----------
@@ -101,13 +106,14 @@ def follow_source(
     least = noise_variance(source, mask) + MISMATCH
     variance = max(unexplained_variance(seen.residual, slope**2 * expected), least)
     explained = explained_share(seen)
+    told = (scatter(values, mask) for values in (slope, seen.residual))
     seen = limit_influence(seen, error, variance)
     surprise = seen.residual**2 / (slope**2 * expected + variance)
     prior = np.maximum(np.minimum(surprise * expected, SURPRISE * error**2), expected)
     x = move_towards_source(seen, prior, variance)
     far = np.flatnonzero(~seen.typical)
     x[far] = explain(seen, far, x[far], error, variance)
-    return Refined(replace_inside(output, mask, x), variance, explained)
+    return Refined(replace_inside(output, mask, x), variance, explained, *told)
 
 
 def error_levels(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,11 +17,15 @@ from isochroma.images.masked import centroid
 from isochroma.method import flow
 from isochroma.method.condition import condition_channels, coordinates
 from isochroma.method.network import VelocityNetwork
+from isochroma.method.refinement import Refined
+from isochroma.method.reviser import EXTRA, STEEPEST, Reviser
 from isochroma.settings import choose, settings
 
 TILE_OVERLAP = 32  # voxels
 SMALLEST_TILE = 64  # voxels: the edge of training patches
 PRECISIONS: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+Own = TypeVar("Own", bound="WholeHead")
 
 
 @settings
@@ -77,8 +81,8 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-class FlowSampler:
-    """Solve the flow of one velocity network on whole heads.
+class WholeHead:
+    """Apply a network to whole heads, in tiles where memory is short.
 
     Parameters
     ----------
@@ -108,11 +112,36 @@ class FlowSampler:
         self.precision = PRECISIONS[precision]
         self.tile = tile_edge(network, max_memory_gb)
 
-    def within(self, max_memory_gb: float) -> FlowSampler:
-        """Return this sampler with another bound on the activations, GB."""
+    def within(self: Own, max_memory_gb: float) -> Own:
+        """Return the same with another bound on the activations, GB."""
         bounded = copy.copy(self)
         bounded.tile = tile_edge(self.network, max_memory_gb)
         return bounded
+
+    def _padded(self, volume: np.ndarray) -> Tensor:
+        """Return a volume on the device as (1, 1, I', J', K'), multiples of the divisor."""
+        padded = pad_to_multiple(volume, self.network.settings.divisor)
+        return torch.from_numpy(padded)[None, None].to(self.device)
+
+    def _condition(self, edges: np.ndarray, mask: np.ndarray) -> Tensor:
+        """Return edges and coordinates on the device: (1, 4, I', J', K')."""
+        divisor = self.network.settings.divisor
+        padded = pad_to_multiple(mask, divisor)
+        where = coordinates(centroid(mask), np.zeros(3), padded.shape, spacing_mm=self.spacing_mm)
+        channels = condition_channels(pad_to_multiple(edges, divisor), padded, where)
+        return torch.from_numpy(channels)[None].to(self.device)
+
+    def _apply(self, function: Callable[..., Tensor], *volumes: Tensor) -> Tensor:
+        """Apply a function of volumes (1, C, I', J', K') to one of (1, D, I', J', K'), float32."""
+        mixed = self.precision != torch.float32
+        with torch.autocast(self.device.type, self.precision, enabled=mixed):
+            if volumes[0].numel() <= self.tile**3:
+                return function(*volumes).float()
+            return tiled(function, volumes, self.tile, self.network.settings.divisor)
+
+
+class FlowSampler(WholeHead):
+    """Solve the flow of one velocity network on whole heads."""
 
     def sample(
         self,
@@ -159,8 +188,7 @@ class FlowSampler:
         image : (I, J, K) ndarray of float32
             The posterior mean E[image | draft, edges], model units, 0 outside the mask.
         """
-        padded = torch.from_numpy(pad_to_multiple(draft, self.network.settings.divisor))
-        state = flow.DRAFT_TIME * padded[None, None]
+        state = flow.DRAFT_TIME * self._padded(draft)
         return self._solve(state, flow.DRAFT_TIME, edges, mask, 1, "euler")
 
     @torch.inference_mode()
@@ -173,61 +201,121 @@ class FlowSampler:
         steps: int,
         solver: str,
     ) -> np.ndarray:
-        divisor = self.network.settings.divisor
-        padded = pad_to_multiple(mask, divisor)
-        channels = condition_channels(
-            pad_to_multiple(edges, divisor),
-            padded,
-            coordinates(centroid(mask), np.zeros(3), padded.shape, spacing_mm=self.spacing_mm),
-        )
-        condition = torch.from_numpy(channels)[None].to(self.device)
-        inside = torch.from_numpy(padded)[None, None].to(self.device)
+        condition, inside = self._condition(edges, mask), self._padded(mask)
 
         def velocity(x: Tensor, t: float) -> Tensor:
             times = torch.full((1,), t, device=self.device)
-            return self._velocity(x, times, condition) * inside
+
+            def at_t(x: Tensor, condition: Tensor) -> Tensor:
+                return self.network.forward(x, times, condition)
+
+            return self._apply(at_t, x, condition) * inside
 
         x = state.to(self.device) * inside
         output = flow.solve(velocity, x, steps, solver, start=start)
         i, j, k = mask.shape
         return output[0, 0, :i, :j, :k].float().cpu().numpy()
 
-    def _velocity(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        mixed = self.precision != torch.float32
-        with torch.autocast(self.device.type, self.precision, enabled=mixed):
-            if x.numel() <= self.tile**3:
-                return self.network.forward(x, t, condition).float()
-            return tiled(self.network, x, t, condition, self.tile)
+
+class Revised(NamedTuple):
+    """Hold what the second stage makes of a draft: (I, J, K) ndarrays of float32, model units.
+
+    Attributes
+    ----------
+    image : ndarray
+        Within [-1, 1], 0 outside the mask.
+    error : ndarray
+        Standard deviation of its error, as the network predicts it; 0 outside the mask.
+    """
+
+    image: np.ndarray
+    error: np.ndarray
 
 
-def tiled(network: VelocityNetwork, x: Tensor, t: Tensor, condition: Tensor, size: int) -> Tensor:
-    """Compute the velocity in overlapping tiles, blended with a smooth window.
+class RevisionSampler(WholeHead):
+    """Apply the second stage to whole heads; `network` is a `Reviser`."""
+
+    network: Reviser
+
+    @torch.inference_mode()
+    def revise(
+        self,
+        edges: np.ndarray,
+        mask: np.ndarray,
+        first: np.ndarray,
+        source: np.ndarray,
+        refined: Refined,
+    ) -> Revised:
+        """Correct a refined first pass, and predict the error that is left.
+
+        Parameters
+        ----------
+        edges, mask : (I, J, K) ndarray of bool
+            Edge map and brain on the model grid.
+        first, source : (I, J, K) ndarray of float
+            First pass and source, model units.
+        refined : Refined
+            The first pass refined: the draft, with what the refinement found.
+
+        Returns
+        -------
+        revised : Revised
+        """
+        assert refined.variance is not None
+        assert refined.slope is not None
+        shown = {
+            "source": np.where(mask, source, 0),
+            "first": first,
+            "slope": np.clip(refined.slope, -STEEPEST, STEEPEST),
+            "residual": refined.residual,
+            "spread": refined.variance**0.5 * mask,
+        }
+        extra = torch.cat([self._padded(shown[name].astype(np.float32)) for name in EXTRA], dim=1)
+
+        def both(*volumes: Tensor) -> Tensor:
+            return torch.cat(self.network.forward(*volumes), dim=1)
+
+        condition = self._condition(edges, mask)
+        found = self._apply(both, self._padded(refined.image), condition, extra)
+        i, j, k = mask.shape
+        mean, log_variance = found[0, :, :i, :j, :k].cpu()
+        return Revised(mean.clamp(-1, 1).numpy() * mask, (0.5 * log_variance).exp().numpy() * mask)
+
+
+def tiled(
+    function: Callable[..., Tensor], volumes: tuple[Tensor, ...], size: int, divisor: int
+) -> Tensor:
+    """Apply a function in overlapping tiles, blended with a smooth window.
 
     Parameters
     ----------
-    network : VelocityNetwork
-        The velocity network.
-    x : (1, 1, I, J, K) Tensor
-        State; edges are multiples of the network's divisor.
-    t : (1,) Tensor
-        Time.
-    condition : (1, 4, I, J, K) Tensor
-        Edges and coordinates.
+    function : callable
+        From tiles of the volumes to a tile of the result.
+    volumes : tuple of (1, C, I, J, K) Tensor
+        Edges are multiples of the divisor; the first gives the number of voxels.
     size : int
         Edge of a tile, voxels; neighbours share 32 voxels, or a third of a small tile.
+    divisor : int
+        Of the network.
 
     Returns
     -------
-    velocity : (1, 1, I, J, K) Tensor
+    result : (1, D, I, J, K) Tensor
+        float32.
     """
     overlap = min(TILE_OVERLAP, size // 3)
-    total = torch.zeros_like(x)
-    weight = torch.zeros_like(x)
-    for box in tile_boxes(x.shape[2:], size, overlap, network.settings.divisor):
+    shape, device = volumes[0].shape[2:], volumes[0].device
+    weight = torch.zeros((1, 1, *shape), device=device)
+    total: Tensor | None = None
+    for box in tile_boxes(shape, size, overlap, divisor):
         part = (..., *box)
-        window = torch.from_numpy(tile_window(x[part].shape[2:], overlap)).to(x.device)
-        total[part] += window * network.forward(x[part], t, condition[part]).float()
+        found = function(*(volume[part] for volume in volumes)).float()
+        if total is None:
+            total = torch.zeros((1, found.shape[1], *shape), device=device)
+        window = torch.from_numpy(tile_window(found.shape[2:], overlap)).to(device)
+        total[part] += window * found
         weight[part] += window
+    assert total is not None
     return total / weight
 
 

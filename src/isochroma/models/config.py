@@ -24,6 +24,7 @@ UNKNOWN_ERROR = 0.2  # model units; assumed where no validation was made
 
 Positive = Annotated[float, Field(gt=0)]
 ModelUnits = Annotated[float, Field(ge=-1, le=1)]
+Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
 
 @settings
@@ -72,7 +73,7 @@ class Capabilities:
     Attributes
     ----------
     second_pass : bool
-        Whether it learned to correct drafts (`FlowSampler.revise`).
+        Whether the network learned to correct drafts (`FlowSampler.revise`).
     """
 
     second_pass: bool = False
@@ -136,6 +137,9 @@ class ModelConfig:
         Provenance: steps, batch size, seed, scores. Decides nothing.
     sha256 : str
         Hash of the weights file; empty before it is written.
+    reviser_sha256 : str
+        Hash of the weights of a second stage of its own (`reviser.Reviser`), which has the shape of
+        `network`; empty if the model has none.
     """
 
     schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
@@ -149,4 +153,12 @@ class ModelConfig:
     capabilities: Capabilities = field(default_factory=Capabilities)
     validation: Validation = field(default_factory=Validation)
     training: dict[str, Any] = field(default_factory=dict)
-    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    sha256: Sha256 = ""
+    reviser_sha256: Sha256 = ""
+
+    @property
+    def second_stage(self) -> str:
+        """What corrects the refined first pass: "own network", "same network" or "none"."""
+        if self.reviser_sha256:
+            return "own network"
+        return "same network" if self.capabilities.second_pass else "none"

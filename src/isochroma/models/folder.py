@@ -1,7 +1,8 @@
 """A model is a folder: `weights.safetensors`, `config.json` and a card, `README.md`.
 
-The config names the SHA-256 of the weights, which is checked at load. Weights are read from
-safetensors: no code is ever unpickled.
+A model with a second stage of its own has the weights of that in `reviser.safetensors`. The config
+names the SHA-256 of the weights, which is checked at load. Weights are read from safetensors: no
+code is ever unpickled.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import platformdirs
 import torch
@@ -21,16 +22,22 @@ import torch
 from isochroma.errors import InputError, about
 from isochroma.files import sha256, write_atomically, write_together
 from isochroma.method.network import NetworkSettings, VelocityNetwork
+from isochroma.method.reviser import Reviser
 from isochroma.models.config import SCHEMA_VERSION, ModelConfig
 from isochroma.settings import from_json, to_json
 from isochroma.tables import read_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
+
+Network = TypeVar("Network", bound=VelocityNetwork)
 
 SHIPPED = Path(__file__).parent
 INSTALLED = platformdirs.user_data_path("isochroma") / "models"
 WEIGHTS = "weights.safetensors"
+REVISER = "reviser.safetensors"
 CONFIG = "config.json"
 CARD = "README.md"
 PREVIOUS = "previous.safetensors"  # there only while a model is replaced
@@ -48,10 +55,13 @@ class Model(NamedTuple):
         In evaluation mode: float32, on the CPU.
     config : ModelConfig
         Its settings.
+    reviser : Reviser or None
+        A second stage of its own, if it has one; as the network.
     """
 
     network: VelocityNetwork
     config: ModelConfig
+    reviser: Reviser | None = None
 
 
 def shipped_models() -> dict[str, Path]:
@@ -161,37 +171,49 @@ def load_model(name: str | Path = "default") -> Model:
     >>> load_model("default").config.target.scans
     37
     """
-    from safetensors.torch import load_file
-
     folder = find_model(name)
     config = load_config(folder)
-    there = (path for path in (folder / WEIGHTS, folder / PREVIOUS) if path.is_file())
+    first = (folder / WEIGHTS, folder / PREVIOUS)
+    network = _load_network(VelocityNetwork, config.network, first, config.sha256)
+    if not config.reviser_sha256:
+        return Model(network, config)
+    second = (folder / REVISER,)
+    reviser = _load_network(Reviser, config.network, second, config.reviser_sha256)
+    return Model(network, config, reviser)
+
+
+def _load_network(
+    kind: type[Network], settings: NetworkSettings, files: Sequence[Path], hashed: str
+) -> Network:
+    """Load a network from the first of the files that holds the weights of a hash."""
+    from safetensors.torch import load_file
+
+    there = (path for path in files if path.is_file())
     known = (path for path in there if path.stat().st_size <= MAX_WEIGHT_BYTES)
-    path = next((path for path in known if sha256(path) == config.sha256), None)
+    path = next((path for path in known if sha256(path) == hashed), None)
     if path is None:
         msg = (
-            f"{folder / WEIGHTS}: missing, or not the weights that {CONFIG} names. "
-            "Install or copy it anew."
+            f"{files[0]}: missing, or not the weights that {CONFIG} names. Install or copy it anew."
         )
         raise InputError(msg, "model")
-    if not _weights_fit(path, config.network):
+    with torch.device("meta"):
+        network = kind(settings)
+    if not _weights_fit(path, network.state_dict()):
         msg = f"{path}: the weights do not fit the network in {CONFIG}. Install or copy it anew."
         raise InputError(msg, "model")
     weights = {key: value.float() for key, value in load_file(path).items()}
     if not all(torch.isfinite(value).all() for value in weights.values()):
         msg = f"{path}: holds weights that are not finite. Install or copy it anew."
         raise InputError(msg, "model")
-    network = VelocityNetwork(config.network)
+    network = kind(settings)
     network.load_state_dict(weights)
-    return Model(network.eval().requires_grad_(False), config)
+    return network.eval().requires_grad_(False)
 
 
-def _weights_fit(path: Path, settings: NetworkSettings) -> bool:
-    """Compare names and shapes with the network's, before anything of that size is allocated."""
+def _weights_fit(path: Path, state: dict[str, Tensor]) -> bool:
+    """Compare names and shapes with a network's, before anything of that size is allocated."""
     from safetensors import SafetensorError, safe_open
 
-    with torch.device("meta"):
-        state = VelocityNetwork(settings).state_dict()
     if sum(value.numel() for value in state.values()) > MAX_PARAMETERS:
         return False
     try:
@@ -203,7 +225,12 @@ def _weights_fit(path: Path, settings: NetworkSettings) -> bool:
     return shapes == {key: tuple(value.shape) for key, value in state.items()}
 
 
-def save_model(folder: Path, weights: dict[str, Tensor], config: ModelConfig) -> ModelConfig:
+def save_model(
+    folder: Path,
+    weights: dict[str, Tensor],
+    config: ModelConfig,
+    reviser: dict[str, Tensor] | None = None,
+) -> ModelConfig:
     """Write weights and config into a folder, so that it holds a usable model at every moment.
 
     Two files cannot be replaced at once. The weights that the old config names stay beside the new
@@ -216,31 +243,42 @@ def save_model(folder: Path, weights: dict[str, Tensor], config: ModelConfig) ->
     weights : dict of str to Tensor
         State of the network; stored as float16.
     config : ModelConfig
-        Its settings; the hash is filled in.
+        Its settings; the hashes are filled in.
+    reviser : dict of str to Tensor, optional
+        State of a second stage, stored likewise.
 
     Returns
     -------
     config : ModelConfig
-        With the hash of the weights.
+        With the hashes of the weights.
     """
-    from safetensors.torch import save
-
-    half = {name: tensor.detach().half().contiguous().cpu() for name, tensor in weights.items()}
-    data = save(half)
-    config = dataclasses.replace(config, sha256=hashlib.sha256(data).hexdigest())
+    data, second = _packed(weights), b"" if reviser is None else _packed(reviser)
+    config = dataclasses.replace(
+        config, sha256=_hash(data), reviser_sha256=_hash(second) if second else ""
+    )
     old, new = folder / PREVIOUS, folder / WEIGHTS
+    files = {new: lambda path: path.write_bytes(data)}
+    if second:
+        files[folder / REVISER] = lambda path: path.write_bytes(second)
+    files[folder / CONFIG] = lambda path: path.write_text(to_json(config))
     if new.is_file():
         write_atomically(old, partial(shutil.copyfile, new))
     try:
-        write_together(
-            {
-                new: lambda path: path.write_bytes(data),
-                folder / CONFIG: lambda path: path.write_text(to_json(config)),
-            }
-        )
+        write_together(files)
     except OSError:
         if old.is_file() and sha256(old) == sha256(new):  # nothing was replaced
             old.unlink()
         raise
     old.unlink(missing_ok=True)
     return config
+
+
+def _packed(weights: dict[str, Tensor]) -> bytes:
+    """Return weights as the content of a safetensors file, float16."""
+    from safetensors.torch import save
+
+    return save({key: value.detach().half().contiguous().cpu() for key, value in weights.items()})
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

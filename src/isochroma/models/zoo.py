@@ -15,6 +15,7 @@ from isochroma.models.folder import (
     CARD,
     CONFIG,
     INSTALLED,
+    REVISER,
     WEIGHTS,
     installed_models,
     load_config,
@@ -73,7 +74,7 @@ def _install(source: Path, name: str) -> Path:
         raise InputError(msg, "name")
     load_model(source.resolve())
     with replacing(folder) as temporary:
-        for part in (CONFIG, WEIGHTS, CARD):
+        for part in (CONFIG, WEIGHTS, REVISER, CARD):
             if (source / part).is_file():
                 shutil.copyfile(source / part, temporary / part)
     return folder
@@ -109,8 +110,9 @@ def card_of(config: ModelConfig) -> str:
         "first pass, on the network's own target": f"PSNR {validation.psnr:.1f} dB"
         if validation.psnr
         else "none",
-        "second pass": "yes" if config.capabilities.second_pass else "no",
+        "second stage": config.second_stage,
         "weights, SHA-256": config.sha256,
+        "second stage's weights, SHA-256": config.reviser_sha256 or "none",
     }
     lines = [f"# Model card: {config.name}", "", "| | |", "|---|---|"]
     return "\n".join([*lines, *(f"| {key} | {value} |" for key, value in rows.items())]) + "\n"

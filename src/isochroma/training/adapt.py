@@ -116,6 +116,12 @@ def held_out_ssim(heads: Sequence[Rendered], spacing_mm: float) -> list[float]:
 
 def save_adapted(harmonizer: Harmonizer, folder: Path) -> ModelConfig:
     """Write an adapted harmonizer's model and its card as a folder, for `load_model`."""
-    config = save_model(folder, harmonizer.sampler.network.state_dict(), harmonizer.config)
+    first, second = harmonizer.sampler, harmonizer.revision
+    config = save_model(
+        folder,
+        first.network.state_dict(),
+        harmonizer.config,
+        None if second is None else second.network.state_dict(),
+    )
     write_atomically(folder / CARD, lambda path: path.write_text(card_of(config)))
     return config

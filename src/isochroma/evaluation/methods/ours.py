@@ -28,7 +28,7 @@ class Ours(Stateless):
         Title in tables and figures.
     """
 
-    version = 1
+    version = 2
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class Ours(Stateless):
             "method": "isochroma",
             "version": self.version,
             "model": self.harmonizer.config.sha256,
+            "reviser": self.harmonizer.config.reviser_sha256,
             "errors": self.harmonizer.config.validation.errors,
             "edges": dataclasses.asdict(self.harmonizer.config.edges),
             "sampling": sampled,
