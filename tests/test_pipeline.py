@@ -380,10 +380,11 @@ class TestPasses:
         found, inside = result.rendering, result.source.mask
         np.testing.assert_array_equal(found.refined, other.refined)
         assert np.abs(found.output - other.output)[inside].mean() > 0.01
-        assert found.predicted is not None
-        assert found.predicted[inside].min() > 0
-        assert not found.predicted[~inside].any()
-        assert other.predicted is None
+        assert found.revised is not None
+        assert found.revised.error is not None
+        assert found.revised.error[inside].min() > 0
+        assert other.revised is not None
+        assert other.revised.error is None
         assert result.record.sampling.revise
         assert result.record.seconds["revise"] >= 0
 
@@ -392,7 +393,8 @@ class TestPasses:
         harmonizer = tiny_harmonizer(SamplingSettings(revise=False), None, able, random_reviser())
         found = harmonizer.run(head_image())
         np.testing.assert_array_equal(found.rendering.output, found.rendering.refined)
-        assert found.rendering.predicted is None
+        assert found.rendering.revised is None
+        assert found.doubt is None
 
     def test_doubt_of_the_second_pass(self) -> None:
         model = config(capabilities=Capabilities(second_pass=True))

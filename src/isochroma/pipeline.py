@@ -58,6 +58,7 @@ from isochroma.method.sampling import (
     SMALLEST_TILE,
     ComputeSettings,
     FlowSampler,
+    Revised,
     RevisionSampler,
     activation_bytes,
     choose_device,
@@ -72,7 +73,8 @@ Scan: TypeAlias = Image | str | Path
 
 
 def _local(first: np.ndarray, source: Prepared, config: ModelConfig) -> Refined:
-    return follow_source(first, source.image, source.mask, config.validation.error_levels)
+    errors = config.validation.error_levels
+    return follow_source(first, source.image, source.mask, errors, source.blur)
 
 
 def _paper(first: np.ndarray, source: Prepared, config: ModelConfig) -> Refined:
@@ -146,9 +148,9 @@ class Rendering:
         another one; model units of that target.
     variance, explained : float or None
         What the first refinement found about the source (`refinement.Refined`).
-    predicted : (I, J, K) ndarray of float32, or None
-        Standard deviation of the second stage's error as its network predicts it, model units;
-        None if no network of its own made it.
+    revised : Revised or None
+        What the second stage made of the refined first pass, before its structure was restored;
+        None without one.
     """
 
     edges: np.ndarray
@@ -158,7 +160,7 @@ class Rendering:
     mapped: np.ndarray
     variance: float | None = None
     explained: float | None = None
-    predicted: np.ndarray | None = None
+    revised: Revised | None = None
 
 
 @dataclass(frozen=True)
@@ -421,18 +423,19 @@ class Harmonizer:
             first = sampler.sample(edge_map, mask, sampling.steps, sampling.solver, sampling.seed)
         with stage("refine"):
             refined = REFINEMENTS[sampling.refine](first, source, self.config)
-        output, predicted = refined.image, None
+        output, revised = refined.image, None
         if refined.variance is not None and self.revises:
             with stage("revise"):
                 if self.revision is None:
-                    second = sampler.revise(edge_map, mask, refined.image)
+                    revised = sampler.revise(edge_map, mask, refined.image)
                 else:
-                    second, predicted = self.revision.within(memory_gb).revise(
-                        edge_map, mask, first, source.image, refined
-                    )
+                    revision = self.revision.within(memory_gb)
+                    revised = revision.revise(edge_map, mask, first, source.image, refined)
             with stage("refine"):
-                error = self.config.validation.rmse
-                output = keep_structure(second, source.image, mask, error, refined.variance)
+                error, variance = self.config.validation.rmse, refined.variance
+                output = keep_structure(
+                    revised.image, source.image, mask, error, variance, source.blur
+                )
         mapped = output
         if self.config.intensity_map is not None:
             with stage("map"):
@@ -446,7 +449,7 @@ class Harmonizer:
             mapped,
             refined.variance,
             refined.explained,
-            predicted,
+            revised,
         )
 
     def uncertainty(self, result: Result) -> Image:
@@ -525,6 +528,8 @@ class Harmonizer:
                 source.mask,
                 self.config.validation.error_levels,
                 rendering.variance,
+                rendering.revised,
+                source.blur,
             )
             return Doubt.of(error, source)
 
@@ -542,9 +547,11 @@ class Harmonizer:
         )
 
         def share(*axes: int) -> float:
-            turned = [np.ascontiguousarray(np.flip(each, axes)) for each in (image, mask, edges)]
-            first = sampler.sample(turned[2], turned[1])
-            return explained_share(compare(first, *turned[:2]))
+            shown, inside, edged = (
+                np.ascontiguousarray(np.flip(each, axes)) for each in (image, mask, edges)
+            )
+            first = sampler.sample(edged, inside)
+            return explained_share(compare(first, shown, inside))
 
         with stage("orientation"):
             return share(), max(share(2), share(1, 2))  # a mirror image, a turn

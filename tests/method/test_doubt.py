@@ -9,6 +9,7 @@ from conftest import distance_from_centre
 from isochroma.images.masked import smooth
 from isochroma.method.doubt import expected_error
 from isochroma.method.refinement import follow_source
+from isochroma.method.sampling import Revised
 
 SHAPE = (48, 48, 48)
 MASK = distance_from_centre(SHAPE) < 22
@@ -70,3 +71,23 @@ def test_what_the_passes_changed() -> None:
     output = np.where(BALL, 0.9, anatomy()).astype(np.float32)
     error = error_of(output, noisy(output, 0.03, 2), first)
     assert np.median(error[BALL]) > 2 * np.median(error[MASK & ~BALL])
+
+
+def test_what_the_second_stage_predicts() -> None:
+    """Its prediction counts, and so does what was restored after it."""
+    image, source = anatomy(), noisy(anatomy(), 0.03, 2)
+    first = noisy(image, 0.17, 1)
+    variance = follow_source(first, source, MASK, ERRORS).variance
+    assert variance is not None
+
+    def error_with(predicted: float, revised: np.ndarray) -> np.ndarray:
+        error = np.where(BALL, predicted, 0.1).astype(np.float32)
+        known = Revised(revised, error)
+        return expected_error(first, image, image, source, MASK, ERRORS, variance, known)
+
+    plain, unsure = error_with(0.1, image), error_with(0.5, image)
+    restored = error_with(0.1, np.where(BALL, image - 0.5, image))
+    away = MASK & (distance_from_centre(SHAPE) > 13)
+    for other in (unsure, restored):
+        assert np.median(other[BALL]) > 2 * np.median(plain[BALL])
+        np.testing.assert_array_equal(other[away], plain[away])

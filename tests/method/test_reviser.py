@@ -49,7 +49,7 @@ def test_with_the_first_stage_s_weights_it_is_the_second_pass() -> None:
     reviser, first = from_first_stage()
     head = parts()
     draft = refined(head["first"], head["mask"])
-    expected = FlowSampler(first).revise(head["edges"], head["mask"], draft.image)
+    expected = FlowSampler(first).revise(head["edges"], head["mask"], draft.image).image
     found = RevisionSampler(reviser).revise(**head, refined=draft).image
     np.testing.assert_allclose(found, np.clip(expected, -1, 1) * head["mask"], atol=1e-5)
     assert np.abs(expected - draft.image)[head["mask"]].mean() > 0.01

@@ -88,14 +88,15 @@ class TestRevise:
         draft = np.random.default_rng(0).uniform(-1, 1, CUBE.shape).astype(np.float32)
         mask = CUBE.copy()
         mask[:, :2] = False
-        output = FlowSampler(network).revise(mask, mask, draft)
+        output = FlowSampler(network).revise(mask, mask, draft).image
         np.testing.assert_allclose(network.times, [0.9], rtol=1e-6)
         np.testing.assert_allclose(output, np.where(mask, 0.81 * draft + 0.1, 0), atol=1e-6)
 
     def test_any_shape(self) -> None:
         shape = (9, 11, 7)
         ones = np.ones(shape, bool)
-        output = FlowSampler(AnalyticNetwork(edge_map)).revise(ones, ones, np.ones(shape, "f4"))
+        sampler = FlowSampler(AnalyticNetwork(edge_map))
+        output = sampler.revise(ones, ones, np.ones(shape, "f4")).image
         np.testing.assert_allclose(output, np.full(shape, 0.91), rtol=1e-5)
 
 

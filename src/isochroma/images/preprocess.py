@@ -21,6 +21,7 @@ from scipy import ndimage
 from isochroma.errors import InputError
 from isochroma.images.grid import Grid, bounding_box, model_grid, resample, resample_mask
 from isochroma.images.masked import extend_outside
+from isochroma.images.resolution import Blur, blur_of
 from isochroma.settings import settings
 from isochroma.stages import stage
 
@@ -76,6 +77,8 @@ class Prepared:
         Where the voxels lie.
     lower, upper : float
         Intensities, after bias correction, that became -1 and 1.
+    blur : Blur or None
+        What the scan's slices average, if they are thick.
     """
 
     image: np.ndarray
@@ -83,10 +86,14 @@ class Prepared:
     grid: Grid
     lower: float
     upper: float
+    blur: Blur | None = None
 
 
 def prepare(
-    scan: nib.spatialimages.SpatialImage, mask: np.ndarray, settings: PreprocessSettings
+    scan: nib.spatialimages.SpatialImage,
+    mask: np.ndarray,
+    settings: PreprocessSettings,
+    slice_mm: float | None = None,
 ) -> Prepared:
     """Resample to the model grid, correct the bias field and scale the intensities.
 
@@ -101,6 +108,8 @@ def prepare(
         Brain mask on the scan's own grid.
     settings : PreprocessSettings
         The model's preprocessing.
+    slice_mm : float, optional
+        Thickness of thick slices, mm, if another than the voxels' edge (`resolution.blur_of`).
 
     Returns
     -------
@@ -126,7 +135,7 @@ def prepare(
     with stage("scale"):
         lower, upper = intensity_limits(values[brain], settings)
         image = to_model_units(values, brain, lower, upper)
-    return Prepared(image, brain, target, lower, upper)
+    return Prepared(image, brain, target, lower, upper, blur_of(source, target, slice_mm))
 
 
 def intensity_limits(values: np.ndarray, settings: PreprocessSettings) -> tuple[float, float]:

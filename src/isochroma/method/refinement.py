@@ -21,6 +21,7 @@ from scipy import ndimage
 
 from isochroma.images.grid import interpolate, interpolation_weights
 from isochroma.images.masked import scatter
+from isochroma.images.resolution import Blur
 
 LEVELS = 12  # output intensities at which the curve is known; linear between them
 FINE = 45  # intensities among which `explain` searches
@@ -61,6 +62,7 @@ def follow_source(
     source: np.ndarray,
     mask: np.ndarray,
     errors: Sequence[float] = (0.17,),
+    blur: Blur | None = None,
 ) -> Refined:
     """Compute the maximum a posteriori image given the first pass and the source.
 
@@ -89,6 +91,8 @@ def follow_source(
     errors : sequence of L floats
         Standard deviations of the output's error, P^(1/2), at L equally spaced output levels from
         -1 to 1, linear between them: the model's on validation scans (`error_levels`).
+    blur : Blur, optional
+        What the source's slices average, if they are thick.
 
     Returns
     -------
@@ -99,7 +103,7 @@ def follow_source(
     ----------
     Berkson 1950, doi:10.1080/01621459.1950.10483349.
     """
-    seen = compare(output, source, mask)
+    seen = compare(output, source, mask, blur)
     slope = seen.slope
     expected = np.interp(output[mask], np.linspace(-1, 1, len(errors)), errors) ** 2
     error = np.sqrt(expected.mean())
@@ -141,7 +145,12 @@ def error_levels(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.
 
 
 def keep_structure(
-    output: np.ndarray, source: np.ndarray, mask: np.ndarray, error: float, variance: float
+    output: np.ndarray,
+    source: np.ndarray,
+    mask: np.ndarray,
+    error: float,
+    variance: float,
+    blur: Blur | None = None,
 ) -> np.ndarray:
     """Restore the structure that the second pass removed beside noise, such as lesions.
 
@@ -162,13 +171,15 @@ def keep_structure(
         The brain.
     error, variance : float
         P^(1/2) and R of the first pass; the second has seen the source, so its residuals tell less.
+    blur : Blur, optional
+        What the source's slices average, if they are thick.
 
     Returns
     -------
     restored : (I, J, K) ndarray of float32
         Within [-1, 1] in the mask, unchanged outside.
     """
-    seen = limit_influence(compare(output, source, mask), error, variance)
+    seen = limit_influence(compare(output, source, mask, blur), error, variance)
 
     def around(values: np.ndarray) -> np.ndarray:
         volume = np.zeros(mask.shape)
@@ -227,8 +238,14 @@ class Comparison(NamedTuple):
     curve: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def compare(output: np.ndarray, source: np.ndarray, mask: np.ndarray) -> Comparison:
+def compare(
+    output: np.ndarray, source: np.ndarray, mask: np.ndarray, blur: Blur | None = None
+) -> Comparison:
     """Estimate the local curve q and compare the source with it.
+
+    A source of thick slices shows B q(x), where B is the mean over a slice and the interpolation
+    back. The curve is then estimated between s and B y, and the source becomes s + q(y) - B q(y):
+    it has the output's own detail between slices, and its residual is s - B q(y).
 
     Parameters
     ----------
@@ -236,13 +253,15 @@ def compare(output: np.ndarray, source: np.ndarray, mask: np.ndarray) -> Compari
         Model units.
     mask : (I, J, K) ndarray of bool
         The brain.
+    blur : Blur, optional
+        B, if the slices are thick.
 
     Returns
     -------
     comparison : Comparison
     """
     y, s = (np.clip(volume[mask], -1, 1).astype(np.float64) for volume in (output, source))
-    level = to_level(y)
+    level = to_level(y if blur is None else blur.apply(output, mask)[mask])
     kept = typical_voxels(level, s)
     levels = local_curve(level[kept], s[kept], np.argwhere(mask)[kept], mask.shape)
     weights = [
@@ -260,7 +279,10 @@ def compare(output: np.ndarray, source: np.ndarray, mask: np.ndarray) -> Compari
     everywhere, step = np.arange(len(y)), 2 / (LEVELS - 1)
     above, below = np.minimum(y + step, 1), np.maximum(y - step, -1)
     slope = (curve(everywhere, above) - curve(everywhere, below)) / (above - below)
-    return Comparison(y, s, s - curve(everywhere, y), slope, kept, curve)
+    shown = curve(everywhere, y)
+    if blur is not None:
+        s = s + shown - blur.apply(scatter(shown, mask), mask)[mask]
+    return Comparison(y, s, s - shown, slope, kept, curve)
 
 
 def explained_share(seen: Comparison) -> float:

@@ -140,6 +140,22 @@ class WholeHead:
             return tiled(function, volumes, self.tile, self.network.settings.divisor)
 
 
+class Revised(NamedTuple):
+    """Hold what the second stage makes of a draft: (I, J, K) ndarrays of float32, model units.
+
+    Attributes
+    ----------
+    image : ndarray
+        Within [-1, 1], 0 outside the mask.
+    error : ndarray or None
+        Standard deviation of its error as a `Reviser` predicts it, 0 outside the mask; None if the
+        first stage's network made the image.
+    """
+
+    image: np.ndarray
+    error: np.ndarray | None
+
+
 class FlowSampler(WholeHead):
     """Solve the flow of one velocity network on whole heads."""
 
@@ -173,7 +189,7 @@ class FlowSampler(WholeHead):
         noise = torch.randn((1, 1, *shape), generator=torch.Generator().manual_seed(seed))
         return self._solve(noise, 0.0, edges, mask, steps, solver)
 
-    def revise(self, edges: np.ndarray, mask: np.ndarray, draft: np.ndarray) -> np.ndarray:
+    def revise(self, edges: np.ndarray, mask: np.ndarray, draft: np.ndarray) -> Revised:
         """Enter the flow with a draft at t = `flow.DRAFT_TIME` and take one Euler step to t = 1.
 
         Parameters
@@ -185,11 +201,11 @@ class FlowSampler(WholeHead):
 
         Returns
         -------
-        image : (I, J, K) ndarray of float32
-            The posterior mean E[image | draft, edges], model units, 0 outside the mask.
+        revised : Revised
+            The posterior mean E[image | draft, edges], without an error.
         """
         state = flow.DRAFT_TIME * self._padded(draft)
-        return self._solve(state, flow.DRAFT_TIME, edges, mask, 1, "euler")
+        return Revised(self._solve(state, flow.DRAFT_TIME, edges, mask, 1, "euler"), None)
 
     @torch.inference_mode()
     def _solve(
@@ -215,21 +231,6 @@ class FlowSampler(WholeHead):
         output = flow.solve(velocity, x, steps, solver, start=start)
         i, j, k = mask.shape
         return output[0, 0, :i, :j, :k].float().cpu().numpy()
-
-
-class Revised(NamedTuple):
-    """Hold what the second stage makes of a draft: (I, J, K) ndarrays of float32, model units.
-
-    Attributes
-    ----------
-    image : ndarray
-        Within [-1, 1], 0 outside the mask.
-    error : ndarray
-        Standard deviation of its error, as the network predicts it; 0 outside the mask.
-    """
-
-    image: np.ndarray
-    error: np.ndarray
 
 
 class RevisionSampler(WholeHead):

@@ -218,7 +218,7 @@ def reconstruct(sampler: FlowSampler, scan: TargetScan) -> dict[str, Reconstruct
     rebuilt = {"val": Reconstruction(image, sampler.sample(edges, mask), edges * 2.0 - 1)}
     for number, example in enumerate(scan.examples):
         draft = np.asarray(example.draft, dtype=np.float32)
-        output = sampler.revise(example.edges, mask, draft)
+        output = sampler.revise(example.edges, mask, draft).image
         image = np.asarray(example.image, dtype=np.float32)
         rebuilt[f"val_draft{number}"] = Reconstruction(image, output, draft)
     return rebuilt
