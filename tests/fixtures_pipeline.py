@@ -138,13 +138,14 @@ def tiny_harmonizer(
     reviser: Reviser | None = None,
     n4: bool = True,
     outside: str = "zero",
+    grid: str = "source",
     **compute: object,
 ) -> Harmonizer:
     """A harmonizer on the CPU; with random weights and `config` if nothing else is given."""
     model_config = model_config or config()
     model = Model(network or random_network(model_config.network), model_config, reviser)
     settings = ComputeSettings(**{"device": "cpu", **compute})  # type: ignore[arg-type]
-    return Harmonizer(model, sampling, settings, n4, outside)
+    return Harmonizer(model, sampling, settings, n4, outside, grid)
 
 
 class AnalyticNetwork(torch.nn.Module):

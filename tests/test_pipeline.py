@@ -84,6 +84,82 @@ def volume(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pad_to_multiple(values.astype(np.float32), 4))[None, None]
 
 
+class TestThickSlices:
+    """Slices of 6 mm for a model of 2 mm."""
+
+    SHAPE = (SHAPE[0], SHAPE[1], SHAPE[2] // 3)
+
+    @pytest.fixture
+    def scan(self) -> nib.Nifti1Image:
+        columns = [[2, 0, 0], [0, 2, 0], [0, 0, 6]]
+        return head_image(self.SHAPE, axes_to_affine(columns, self.SHAPE))
+
+    def test_the_output_is_the_mean_over_each_slice(self, scan: nib.Nifti1Image) -> None:
+        height = analytic(lambda condition: condition[:, 3:4].square()).run(scan)
+        assert height.source.blur is not None
+        assert "thick-voxels" in [each.code for each in height.warnings]
+        assert height.image.shape == self.SHAPE
+        values = np.asarray(height.image.dataobj)
+        target = config().target
+        found = 2 * (values - target.lower) / (target.upper - target.lower) - 1
+        inside = np.asarray(height.mask.dataobj) > 0
+        world = world_of(self.SHAPE, scan.affine)[..., 2]
+        middle = height.source.grid
+        centroid = nib.affines.apply_affine(middle.affine, np.argwhere(height.source.mask).mean(0))
+        below, above = ((world - centroid[2] + step) / 100 for step in (-2, 2))
+        expected = (below**2 + above**2 + ((world - centroid[2]) / 100) ** 2) / 3
+        deep = ndimage.binary_erosion(inside, iterations=2)
+        np.testing.assert_allclose(found[deep], expected[deep], atol=2e-4)
+
+    def test_grid_of_the_model(self, scan: nib.Nifti1Image) -> None:
+        """Isotropic over the scan's field of view, its header's code kept, anterior anterior."""
+        harmonizer = analytic(lambda condition: condition[:, 2:3], grid="model")
+        result = harmonizer.run(scan)
+        np.testing.assert_allclose(result.image.header.get_zooms(), 2)
+        assert result.image.shape == (*self.SHAPE[:2], 3 * self.SHAPE[2])
+        assert result.mask.shape == result.image.shape
+        assert result.image.get_sform(coded=True)[1] == scan.get_sform(coded=True)[1] == 1
+        corners = [
+            nib.affines.apply_affine(each.affine, -0.5 * np.ones(3))
+            for each in (scan, result.image)
+        ]
+        np.testing.assert_allclose(*corners, atol=1e-4)
+        inside = np.asarray(result.mask.dataobj) > 0
+        forward = world_of(result.image.shape, result.image.affine)[inside][:, 1]
+        values = np.asarray(result.image.dataobj)[inside]
+        assert np.corrcoef(forward, values)[0, 1] > 0.999
+        assert result.record.grid == "model"
+
+    def test_outside_and_uncertainty_on_the_grid_of_the_model(self, scan: nib.Nifti1Image) -> None:
+        able = config(capabilities=Capabilities(second_pass=True))
+        harmonizer = tiny_harmonizer(model_config=able, outside="source", grid="model")
+        mask = nib.Nifti1Image((np.asarray(scan.dataobj) > 0).astype(np.uint8), scan.affine)
+        whole = nib.Nifti1Image(np.maximum(scan.dataobj, 77).astype(np.float32), scan.affine)
+        result = harmonizer.run(whole, mask)
+        inside = np.asarray(result.mask.dataobj) > 0
+        outer = ~ndimage.binary_dilation(inside, iterations=8)
+        np.testing.assert_allclose(np.asarray(result.image.dataobj)[outer], 77, rtol=0.02)
+        error = harmonizer.uncertainty(result)
+        assert error.shape == result.image.shape
+        assert (np.asarray(error.dataobj)[inside] > 0).all()
+
+    def test_a_sidecar_tells_how_thick_they_are(
+        self, scan: nib.Nifti1Image, harmonizer: Harmonizer, tmp_path: Path
+    ) -> None:
+        nib.save(scan, tmp_path / "scan.nii.gz")
+        told = []
+        for content in ("{}", '{"SliceThickness": 4.5}'):
+            (tmp_path / "scan.json").write_text(content)
+            blur = harmonizer.run(tmp_path / "scan.nii.gz").source.blur
+            assert blur is not None
+            told.append(blur.slice_mm)
+        assert told == [None, 4.5]
+
+    def test_an_unknown_grid(self) -> None:
+        with pytest.raises(InputError, match="choose one of source, model"):
+            tiny_harmonizer(grid="mni")
+
+
 class TestBasic:
     @pytest.mark.parametrize("grid", GRIDS)
     def test_geometry_is_the_scans(self, harmonizer: Harmonizer, grid: str) -> None:

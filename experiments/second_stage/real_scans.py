@@ -1,4 +1,4 @@
-"""Apply the second stage to real scans, beside the default, and measure what can be measured.
+"""Render real scans with and without the second stage of its own, and measure what can be.
 
     python experiments/second_stage/real_scans.py --data DIR --out DIR
 
@@ -8,10 +8,9 @@ Scans take the product's own preparation. The table is for reading: nothing is c
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,14 @@ from isochroma.evaluation.measures.anatomy import contrast_kept, recall
 from isochroma.evaluation.measures.sample import Lesions, label_lesions
 from isochroma.evaluation.tissues import classify
 from isochroma.images import metrics
-from isochroma.images.brain import find_brain
 from isochroma.images.grid import Grid, resample, resample_mask
 from isochroma.images.io import load
-from isochroma.images.masked import extend_outside, scatter
-from isochroma.images.preprocess import from_model_units, prepare
-from isochroma.method.refinement import compare, follow_source, keep_structure
+from isochroma.images.masked import extend_outside
+from isochroma.images.preprocess import from_model_units
+from isochroma.models.folder import Model, load_model
 from isochroma.pipeline import Harmonizer
 from isochroma.stages import record
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from reviser import Reviser, load_reviser, revise
-
-HERE = Path(__file__).resolve().parent
 SCANS = {
     "kirby113_T1w": "contrasts_kirby113/113_T1w.nii.gz",
     "kirby113_T2w": "contrasts_kirby113/113_T2w.nii.gz",
@@ -47,59 +41,42 @@ SCANS = {
 }
 LESIONS = "contrasts_ms07/ms07_lesions.nii.gz"
 TISSUES = "source_oasis1/1000_tissues.nii.gz"
-IMAGES = ("source", "edges_alone", "default", "candidate", "kept")
-"""What is compared; "kept" is the candidate after `keep_structure`."""
+IMAGES = ("source", "edges_alone", "draft", "earlier", "network", "default")
+"""What is compared: "earlier" has the first stage's network in place of the second stage's, and
+"network" is what the second stage makes before its structure is restored."""
 
 
-def render(harmonizer: Harmonizer, reviser: Reviser, path: Path) -> dict[str, Any]:
-    """Prepare a scan and render it by the default and by the candidate.
+def render(harmonizer: Harmonizer, earlier: Harmonizer, path: Path) -> dict[str, Any]:
+    """Prepare a scan and render it with both second stages.
 
     Parameters
     ----------
-    harmonizer : Harmonizer
-        The product, with its default settings.
-    reviser : Reviser
-        The second stage.
+    harmonizer, earlier : Harmonizer
+        The product, and the same without a second stage of its own.
     path : Path
         The scan.
 
     Returns
     -------
     rendered : dict of str to ndarray
-        Mask and affine of the model grid, the `IMAGES`, the predicted standard deviation, and
-        seconds of each stage as JSON.
+        Mask and affine of the model grid, the `IMAGES`, the expected error, and seconds of each
+        stage as JSON.
     """
-    scan = load(path)
     with record() as seconds:
-        source = prepare(scan, find_brain(scan).mask, harmonizer.preprocess)
-        rendering = harmonizer.render(source)
-    mask, first = source.mask, rendering.first
-    variance = follow_source(
-        first, source.image, mask, harmonizer.config.validation.error_levels
-    ).variance
-    assert variance is not None
-    seen = compare(first, source.image, mask)
-    channels = {
-        "draft": rendering.refined,
-        "source": source.image,
-        "first": first,
-        "slope": scatter(seen.slope, mask),
-        "residual": scatter(seen.residual, mask),
-    }
-    start = time.perf_counter()
-    candidate, deviation = revise(reviser, channels, rendering.edges, mask, variance**0.5)
-    seconds["candidate"] = time.perf_counter() - start
-    error = harmonizer.config.validation.rmse
+        result = harmonizer.run(path)
+    source, rendering = result.source, result.rendering
+    assert rendering.revised is not None
+    assert result.doubt is not None
     return {
-        "mask": mask,
+        "mask": source.mask,
         "affine": source.grid.affine,
         "source": source.image,
-        "edges_alone": first,
+        "edges_alone": rendering.first,
         "draft": rendering.refined,
+        "earlier": earlier.render(source).output,
+        "network": rendering.revised.image,
         "default": rendering.output,
-        "candidate": candidate,
-        "kept": keep_structure(candidate, source.image, mask, error, variance),
-        "deviation": deviation,
+        "deviation": result.doubt.error,
         "seconds": json.dumps({name: round(value, 2) for name, value in seconds.items()}),
     }
 
@@ -199,17 +176,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the real scans")
     parser.add_argument("--out", type=Path, required=True, help="scans found here are not repeated")
-    parser.add_argument("--weights", type=Path, default=HERE / "reviser.safetensors")
     parser.add_argument("--scans", nargs="*", default=list(SCANS), choices=list(SCANS))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    harmonizer = Harmonizer.from_pretrained("default")
-    reviser = load_reviser(options.weights, harmonizer.config.network)
+    model = load_model("default")
+    without = dataclasses.replace(model.config, reviser_sha256="")
+    harmonizer, earlier = Harmonizer(model), Harmonizer(Model(model.network, without))
     found: dict[str, dict[str, Any]] = {}
     for name in options.scans:
         stored = options.out / f"{name}.npz"
         if not stored.is_file():
-            np.savez(stored, **render(harmonizer, reviser, options.data / SCANS[name]))
+            np.savez(stored, **render(harmonizer, earlier, options.data / SCANS[name]))
         with np.load(stored) as volumes:
             found[name] = dict(volumes)
         print(name, found[name]["seconds"], flush=True)

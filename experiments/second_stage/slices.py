@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-PANELS = ("source", "default", "candidate", "kept", "deviation")
+PANELS = ("source", "earlier", "network", "default", "deviation")
 WIDEST = 0.4  # model units, drawn white in the map of standard deviations
 PLANES = {2: (0, 1), 1: (0, 2), 0: (1, 2)}  # axis: the two that are drawn, across and up
 

@@ -18,7 +18,7 @@ from isochroma.images.preprocess import Prepared
 from isochroma.method.refinement import noise_variance
 from isochroma.models.config import TargetDomain
 
-THICK, FINE = 1.6, 0.8  # voxel edges, over the model grid's
+FINE = 0.8  # voxel edge, over the model grid's
 SMALLER, LARGER = 0.1, 0.2  # than the target's brains; templates are large (MNI space: 15 %)
 APART_MM = 0.1  # of the voxels that qform and sform place; the rounding of their numbers is below
 AIR_HU, TISSUE_HU = -900, (-20, 100)  # Hounsfield units of air, and of what a skull holds
@@ -122,8 +122,11 @@ def check_scan(source: Prepared, scan_grid: Grid, target: TargetDomain) -> list[
     spacing = source.grid.voxel_mm
     voxel_mm = scan_grid.voxel_mm
     shown = " x ".join(f"{size:.1f}" for size in voxel_mm)
-    if voxel_mm.max() > THICK * spacing[0]:
-        text = f"voxels of {shown} mm: the model was trained at {spacing[0]:.0f} mm."
+    if scan_grid.thick(spacing[0]).any():
+        text = (
+            f"voxels of {shown} mm: between slices the output is the model's guess. "
+            "Do not measure small structures there."
+        )
         found.append(ScanWarning("thick-voxels", text, float(voxel_mm.max())))
     if voxel_mm.min() < FINE * spacing[0]:
         text = f"voxels of {shown} mm: detail finer than {spacing[0]:.0f} mm is lost."

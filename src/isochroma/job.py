@@ -9,7 +9,7 @@ from typing import Any
 
 from isochroma.checks import ScanWarning
 from isochroma.errors import about
-from isochroma.images.io import load, load_mask
+from isochroma.images.io import load, load_mask, slice_thickness
 from isochroma.outputs import OutputFiles, identity, is_finished, sidecar, write_outputs
 from isochroma.pipeline import Harmonizer
 from isochroma.stages import record, stage
@@ -83,7 +83,7 @@ class Job:
                 given = load_mask(self.mask) if self.mask is not None else None
             with about(self.path):
                 kind = scan.get_data_dtype() if self.dtype == "input" else self.dtype
-                result = self.harmonizer.run(scan, given, kind)
+                result = self.harmonizer.run(scan, given, kind, slice_thickness(self.path))
                 uncertainty = self.harmonizer.uncertainty(result) if self.uncertainty else None
         content = sidecar(result, self.source, self.identity, seconds)
         target = self.harmonizer.config.target

@@ -214,6 +214,7 @@ def identity(harmonizer: Harmonizer, source: Path, mask: Path | None, dtype: str
         ),
         "Preprocessing": dataclasses.asdict(harmonizer.preprocess),
         "OutsideMask": harmonizer.outside,
+        "Grid": harmonizer.grid,
         "Dtype": dtype,
     }
 

@@ -31,8 +31,15 @@ from isochroma.checks import (
 )
 from isochroma.errors import InputError, about
 from isochroma.images.brain import find_brain, is_stripped
-from isochroma.images.grid import Grid, bounding_box, resample, shrink
-from isochroma.images.io import as_scan, like, load, load_mask
+from isochroma.images.grid import (
+    Grid,
+    bounding_box,
+    model_grid,
+    resample,
+    resample_mask,
+    shrink,
+)
+from isochroma.images.io import as_scan, like, load, load_mask, on_grid, slice_thickness
 from isochroma.images.masked import extend_outside
 from isochroma.images.outside import FILLINGS
 from isochroma.images.preprocess import (
@@ -43,6 +50,7 @@ from isochroma.images.preprocess import (
     prepare,
     white_matter_mode,
 )
+from isochroma.images.resolution import sample_slices
 from isochroma.method import flow
 from isochroma.method.correlation import ascend_correlation
 from isochroma.method.doubt import expected_error
@@ -84,6 +92,9 @@ def _paper(first: np.ndarray, source: Prepared, config: ModelConfig) -> Refined:
 def _none(first: np.ndarray, source: Prepared, config: ModelConfig) -> Refined:
     return Refined(first)
 
+
+GRIDS = ("source", "model")
+"""Where a result's voxels lie: the scan's own, or isotropic ones over its field of view."""
 
 REFINEMENTS: dict[str, Callable[[np.ndarray, Prepared, ModelConfig], Refined]] = {
     "local": _local,
@@ -181,8 +192,8 @@ class Record:
         How the brain was found.
     brain_ml : float
         Volume of the brain mask.
-    outside : str
-        What voxels outside the mask hold.
+    outside, grid : str
+        What voxels outside the mask hold, and where voxels lie.
     source_limits, target_limits : tuple of float
         Intensities that correspond to model units -1 and 1.
     white_matter_mode : dict of str to float
@@ -204,6 +215,7 @@ class Record:
     mask_origin: str
     brain_ml: float
     outside: str
+    grid: str
     source_limits: tuple[float, float]
     target_limits: tuple[float, float]
     white_matter_mode: dict[str, float]
@@ -258,6 +270,8 @@ class Harmonizer:
         False skips the bias-field correction, for scans that had one.
     outside : str
         Name in `outside.FILLINGS`: what voxels outside the brain hold.
+    grid : str
+        Name in `GRIDS`: where the results' voxels lie.
 
     Examples
     --------
@@ -272,6 +286,7 @@ class Harmonizer:
         compute: ComputeSettings | None = None,
         n4: bool = True,
         outside: str = "zero",
+        grid: str = "source",
     ) -> None:
         compute = compute or ComputeSettings()
         device = choose_device(compute.device)
@@ -280,6 +295,7 @@ class Harmonizer:
         self.compute = dataclasses.replace(compute, device=str(device))
         self.preprocess = dataclasses.replace(config.preprocess, n4=config.preprocess.n4 and n4)
         self.outside = choose(outside, FILLINGS)
+        self.grid = choose(grid, GRIDS)
         where = (config.preprocess.spacing_mm, device, compute.precision, compute.max_memory_gb)
         self.sampler = FlowSampler(_placed(model.network, device), *where)
         self.revision: RevisionSampler | None = None
@@ -294,14 +310,16 @@ class Harmonizer:
         compute: ComputeSettings | None = None,
         n4: bool = True,
         outside: str = "zero",
+        grid: str = "source",
     ) -> Harmonizer:
         """Load a shipped model by name, or a model folder; other parameters as for the class."""
-        return cls(load_model(name), sampling, compute, n4, outside)
+        return cls(load_model(name), sampling, compute, n4, outside, grid)
 
     def __repr__(self) -> str:
         return (
             f"Harmonizer(model={self.config.name!r}, sampling={self.sampling}, "
-            f"compute={self.compute}, n4={self.preprocess.n4}, outside={self.outside!r})"
+            f"compute={self.compute}, n4={self.preprocess.n4}, outside={self.outside!r}, "
+            f"grid={self.grid!r})"
         )
 
     @overload
@@ -332,17 +350,27 @@ class Harmonizer:
             raise InputError(msg, "mask")
         return [self.run(scan).image for scan in scans]
 
-    def run(self, scan: Scan, mask: Scan | None = None, dtype: DTypeLike = np.float32) -> Result:
+    def run(
+        self,
+        scan: Scan,
+        mask: Scan | None = None,
+        dtype: DTypeLike = np.float32,
+        slice_mm: float | None = None,
+    ) -> Result:
         """Harmonize one scan and keep the record.
 
         Parameters
         ----------
         scan : path or SpatialImage
-            A 3D scan, or 4D with one volume: any orientation, voxels of at most 2.5 mm.
+            A 3D scan, or 4D with one volume: any orientation, voxels of at most 2.5 mm, and of up
+            to 7 mm along one axis.
         mask : path or SpatialImage, optional
             Brain mask on the scan's grid; found if not given.
         dtype : dtype
             Voxel type of the result.
+        slice_mm : float, optional
+            Thickness of thick slices, if they have gaps or overlap; if not given, what a BIDS
+            sidecar beside the scan's file says, or the voxels' edge.
 
         Returns
         -------
@@ -357,7 +385,7 @@ class Harmonizer:
         if isinstance(scan, (str, Path)):
             loaded = load(scan)
             with about(Path(scan)):
-                return self.run(loaded, mask, dtype)
+                return self.run(loaded, mask, dtype, slice_mm or slice_thickness(Path(scan)))
         self._check_dtype(dtype)
         with record() as seconds:
             scan = as_scan(scan)
@@ -366,11 +394,12 @@ class Harmonizer:
             with stage("mask"):
                 brain = find_brain(scan, given)
             needed = self._needed_gb(scan, brain.mask)
-            source = prepare(scan, brain.mask, self.preprocess)
+            source = prepare(scan, brain.mask, self.preprocess, slice_mm)
             rendering = self.render(source, needed_gb=needed)
             doubt = self._doubt(source, rendering)
             with stage("restore"):
-                values = self._restore(rendering.mapped, source, scan, brain.mask)
+                shown, inside = self._on_output_grid(scan, brain.mask)
+                values = self._restore(rendering.mapped, source, shown, inside)
         found = [
             *check_file(scan, brain.mask),
             *check_scan(source, Grid.of(scan), self.config.target),
@@ -383,11 +412,11 @@ class Harmonizer:
                 lambda: self._explained_turned(source, rendering.edges),
             ),
             *check_doubt(doubt),
-            *check_outside(self.outside, scan, values, brain.mask),
+            *check_outside(self.outside, shown, values, inside),
         ]
         return Result(
-            like(values, scan, dtype),
-            like(brain.mask, scan, np.uint8),
+            like(values, shown, dtype),
+            like(inside, shown, np.uint8),
             source,
             rendering,
             doubt,
@@ -493,7 +522,8 @@ class Harmonizer:
         Parameters
         ----------
         volume : (I, J, K) ndarray
-            On the model grid; in-mask values are extended outwards before they are interpolated.
+            On the model grid; in-mask values are extended outwards before they are interpolated,
+            or averaged over thick slices.
         source : Prepared
             The scan on the model grid.
         grid : Grid
@@ -503,7 +533,18 @@ class Harmonizer:
         -------
         resampled : (I', J', K') ndarray of float32
         """
-        return resample(extend_outside(volume, source.mask), source.grid, grid)
+        extended = extend_outside(volume, source.mask)
+        if source.blur is None or self.grid == "model":
+            return resample(extended, source.grid, grid)
+        return sample_slices(extended, source.grid, grid, source.blur.slice_mm)
+
+    def _on_output_grid(self, scan: Image, brain: np.ndarray) -> tuple[Image, np.ndarray]:
+        """Return a scan and its brain mask where the result's voxels lie."""
+        if self.grid == "source":
+            return scan, brain
+        own, grid = Grid.of(scan), model_grid(scan, self.preprocess.spacing_mm)
+        values = resample(np.asarray(scan.dataobj, dtype=np.float32), own, grid)
+        return on_grid(values, scan, grid), resample_mask(brain, own, grid)
 
     def _restore(
         self, output: np.ndarray, source: Prepared, scan: Image, brain: np.ndarray
@@ -609,6 +650,7 @@ class Harmonizer:
             mask_origin=mask_origin,
             brain_ml=round(float(source.mask.sum() * source.grid.voxel_ml), 1),
             outside=self.outside,
+            grid=self.grid,
             source_limits=(source.lower, source.upper),
             target_limits=(target.lower, target.upper),
             white_matter_mode=white_matter_modes(rendering.mapped[source.mask], target),

@@ -318,7 +318,7 @@ def unusable(kind: str, folder: Path) -> Path:
     elif kind == "flat":  # a constant brain
         data = np.where(data > 0, 500, 0).astype(np.float32)
     elif kind == "thick":
-        affine = axes_to_affine([[2, 0, 0], [0, 2, 0], [0, 0, 3]], SHAPE)
+        affine = axes_to_affine([[2, 0, 0], [0, 3, 0], [0, 0, 3]], SHAPE)
         data = head(SHAPE, affine)[0]
     elif kind == "small":  # a mouse: 30 ml
         affine = RAS / 2
@@ -343,7 +343,7 @@ REFUSED = {
     "nan": "NaN or infinite",
     "constant": "every voxel has the value 7",
     "flat": "constant inside the brain mask",
-    "thick": "2.00 x 2.00 x 3.00 mm are too thick",
+    "thick": "2.00 x 3.00 x 3.00 mm are too thick",
     "small": "30 ml; a head has 200 to 3000 ml",
     "singular": "affine is not valid",
 }

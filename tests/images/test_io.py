@@ -127,8 +127,13 @@ class TestLoad:
 
     def test_thick_slices(self, tmp_path: Path) -> None:
         path = tmp_path / "scan.nii"
-        nib.save(image_of(texture(), affine_of(np.diag([1.0, 1, 3]))), path)
-        assert "1.00 x 1.00 x 3.00 mm" in self.refused(path, "Use a 3D acquisition")
+        nib.save(image_of(texture(), affine_of(np.diag([1.0, 1, 8]))), path)
+        assert "1.00 x 1.00 x 8.00 mm" in self.refused(path, "Use a 3D acquisition")
+
+    def test_thick_along_two_axes(self, tmp_path: Path) -> None:
+        path = tmp_path / "scan.nii"
+        nib.save(image_of(texture(), affine_of(np.diag([1.0, 3, 3]))), path)
+        assert "at most 2.5, and 7 along one axis" in self.refused(path, "Use a 3D acquisition")
 
     @pytest.mark.parametrize("unit", ["meter", "unknown"])
     def test_voxels_in_another_unit(self, tmp_path: Path, unit: str) -> None:
@@ -143,8 +148,27 @@ class TestLoad:
         )
 
     def test_thickest_voxels_allowed(self) -> None:
-        for thickest in (2.5, 2.5003):  # an oblique header's rounding
-            io.as_scan(image_of(texture(), affine_of(np.diag([1.0, 1, thickest]))))
+        for edges in ([1.0, 2.5003, 2.5], [1.0, 7.0, 2.5], [7.003, 1, 1]):  # rounded headers
+            io.as_scan(image_of(texture(), affine_of(np.diag(edges))))
+
+    @pytest.mark.parametrize(
+        ("content", "expected"),
+        [
+            ('{"SliceThickness": 3}', 3.0),
+            ('{"SliceThickness": "3 mm"}', None),
+            ('{"SliceThickness": -1}', None),
+            ('{"EchoTime": 0.1}', None),
+            ("[3]", None),
+            ("{", None),
+            (None, None),
+        ],
+    )
+    def test_thickness_of_slices(
+        self, tmp_path: Path, content: str | None, expected: float | None
+    ) -> None:
+        if content is not None:
+            (tmp_path / "scan.json").write_text(content)
+        assert io.slice_thickness(tmp_path / "scan.nii.gz") == expected
 
     def test_complex(self, tmp_path: Path) -> None:
         path = tmp_path / "scan.nii"

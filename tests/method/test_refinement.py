@@ -7,8 +7,11 @@ from functools import partial
 
 import numpy as np
 import pytest
+from nibabel.affines import from_matvec
 from scipy import ndimage
 
+from isochroma.images.grid import Grid
+from isochroma.images.resolution import Blur, blur_of
 from isochroma.method.refinement import (
     LEVELS,
     MISMATCH,
@@ -283,6 +286,48 @@ class TestKeepStructure:
         around = (slice(17, 23), slice(4, 40), slice(15, 21))
         assert np.abs(refined - clean)[around].max() < 0.1
         assert rms(refined[around], output[around], mask[around]) < 0.05
+
+
+class TestThickSlices:
+    """A source of slices of 5 voxels shows a blurred function of the image."""
+
+    @pytest.fixture
+    def shown(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Blur]:
+        truth, _, mask = drawn
+        scan = Grid((*LARGE[:2], LARGE[2] // 5), np.diag([1.0, 1, 5, 1]))
+        model = Grid(LARGE, from_matvec(np.eye(3), [0, 0, -2]))
+        blur = blur_of(scan, model)
+        assert blur is not None
+        source = np.where(mask, blur.apply(MAPS["falling"](truth), mask), 0)
+        return truth, source, mask, blur
+
+    def test_detail_between_slices_stays(
+        self, shown: tuple[np.ndarray, np.ndarray, np.ndarray, Blur]
+    ) -> None:
+        truth, source, mask, blur = shown
+        aware, unaware = (
+            rms(keep_structure(truth, source, mask, 0.2, 0.005, each), truth, mask)
+            for each in (blur, None)
+        )
+        assert aware < 0.3 * unaware
+        refined = follow_source(truth, source, mask, [0.2], blur)
+        assert rms(refined.image, truth, mask) < 0.3 * rms(
+            follow_source(truth, source, mask, [0.2]).image, truth, mask
+        )
+
+    def test_detail_within_slices_comes_from_the_source(
+        self, shown: tuple[np.ndarray, np.ndarray, np.ndarray, Blur]
+    ) -> None:
+        """A square of one slice that the output lacks."""
+        truth, _, mask, blur = shown
+        changed = truth.copy()
+        changed[18:22, 20:24, 15:20] -= 0.4
+        source = np.where(mask, blur.apply(MAPS["falling"](changed), mask), 0)
+        refined = follow_source(truth, source, mask, [0.2], blur).image
+        kept = (truth - refined)[19:21, 21:23, 16:19].mean() / 0.4
+        assert 0.5 < kept < 1.2
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from isochroma.cli.options import (
     N4,
     OUTPUT,
     Device,
+    GridName,
     MaxMemory,
     ModelName,
     Paper,
@@ -69,6 +70,7 @@ def harmonize(
         str,
         registered("isochroma.images.outside:FILLINGS", "Voxels outside the brain.", OUTPUT),
     ] = "zero",
+    grid: GridName = "source",
     dtype: Annotated[
         str,
         registered("isochroma.cli.harmonize:DTYPES", "Voxel type of the output.", OUTPUT),
@@ -115,6 +117,7 @@ def harmonize(
         ComputeSettings(device, precision, max_memory_gb),
         n4,
         outside,
+        grid,
     )
     check_revise(revise, harmonizer, uncertainty)
     if like is not None:

@@ -22,6 +22,14 @@ ModelName: TypeAlias = Annotated[
 N4: TypeAlias = Annotated[
     bool, typer.Option("--n4/--no-n4", help="Correct the bias field.", rich_help_panel=INPUT)
 ]
+GridName: TypeAlias = Annotated[
+    str,
+    registered(
+        "isochroma.pipeline:GRIDS",
+        "Voxels of the output: the scan's, or of 1 mm, the model's, over its field of view.",
+        OUTPUT,
+    ),
+]
 Steps: TypeAlias = Annotated[
     int | None,
     typer.Option(

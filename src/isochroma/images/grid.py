@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import rescale_affine, voxel_sizes
+from nibabel.affines import apply_affine, rescale_affine, voxel_sizes
 from scipy import ndimage
 
 from isochroma.errors import InputError
+
+THICK = 1.6  # edge of a voxel over the model grid's, from which it counts as a slice
 
 
 class Grid(NamedTuple):
@@ -46,6 +48,10 @@ class Grid(NamedTuple):
     def voxel_ml(self) -> float:
         """Volume of a voxel, ml."""
         return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000)
+
+    def thick(self, spacing_mm: float) -> np.ndarray:
+        """Tell which voxel edges (3,) exceed 1.6 times the model grid's: slices."""
+        return self.voxel_mm > THICK * spacing_mm
 
     def same_as(self, other: Grid, tolerance_mm: float = 1e-2) -> bool:
         """Tell whether both grids have one shape and corners within `tolerance_mm`."""
@@ -83,6 +89,10 @@ def model_grid(image: nib.spatialimages.SpatialImage, spacing_mm: float = 1.0) -
     extent = np.array(canonical.shape) * voxel_sizes(canonical.affine)
     shape = tuple(int(n) for n in np.ceil(extent / spacing_mm - 1e-3))
     affine = rescale_affine(canonical.affine, canonical.shape, (spacing_mm,) * 3, shape)
+    if Grid.of(canonical).thick(spacing_mm).any():  # that may miss half of the last slice
+        middle = (np.array(canonical.shape) - 1) / 2
+        affine[:3, 3] = apply_affine(canonical.affine, middle)
+        affine[:3, 3] -= affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return Grid(shape, affine)
 
 

@@ -19,9 +19,12 @@ from numpy.typing import DTypeLike
 
 from isochroma.errors import LONGEST_REASON, InputError, one_line
 from isochroma.files import write_atomically
+from isochroma.images.grid import Grid
+from isochroma.tables import read_json
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 MIN_VOXEL_MM, MAX_VOXEL_MM = 0.1, 2.5
+MAX_SLICE_MM = 7.0  # along one axis
 MAX_VOXELS = 160_000_000  # which take up to 4 GB; a head padded to 512^3 has 134 million
 MAX_BYTES = 2**30 + 2**20  # of the voxels and what precedes them
 MAX_TRAILER = 1 << 26  # bytes after the voxels
@@ -115,6 +118,29 @@ def load(path: Path | str, constant: bool = False) -> nib.spatialimages.SpatialI
     with about_file(path):
         image = read_volume(path)
     return as_scan(image, str(path), constant)
+
+
+def slice_thickness(path: Path) -> float | None:
+    """Read how thick a scan's slices are from the BIDS sidecar beside it.
+
+    Parameters
+    ----------
+    path : Path
+        The scan.
+
+    Returns
+    -------
+    slice_mm : float or None
+        "SliceThickness", mm; None if no sidecar tells.
+    """
+    sidecar = path.with_name(f"{stem(path)}.json")
+    try:
+        found = (read_json(sidecar) or {}).get("SliceThickness")
+    except InputError:
+        return None
+    if isinstance(found, (int, float)) and 0 < found <= 3 * MAX_SLICE_MM:
+        return float(found)
+    return None
 
 
 def load_mask(path: Path | str) -> nib.spatialimages.SpatialImage:
@@ -291,7 +317,8 @@ def as_scan(
     Returns
     -------
     scan : SpatialImage
-        3D: finite numbers, not constant, voxels of 0.1 to 2.5 mm, a valid affine.
+        3D: finite numbers, not constant, a valid affine, voxels of 0.1 to 2.5 mm, and of up to
+        7 mm along one axis.
 
     Raises
     ------
@@ -315,10 +342,13 @@ def as_scan(
     if sizes.min() <= 0 or abs(np.linalg.det(affine[:3, :3])) < 1e-3 * sizes.prod():
         msg = f"{name}: its affine is not valid. Repair the header's geometry first."
         raise InputError(msg)
-    thick, thin = sizes.max() > MAX_VOXEL_MM + 0.005, sizes.min() < MIN_VOXEL_MM  # rounded headers
+    *in_plane, slice_mm = np.sort(sizes) - 0.005  # rounded headers
+    thick = slice_mm > MAX_SLICE_MM or max(in_plane) > MAX_VOXEL_MM
+    thin = sizes.min() < MIN_VOXEL_MM
     if thick or thin:
         shown = " x ".join(f"{size:.2f}" if thick else f"{size:.2g}" for size in sizes)
-        limit = f"thick (at most {MAX_VOXEL_MM}" if thick else f"small (at least {MIN_VOXEL_MM}"
+        most = f"thick (at most {MAX_VOXEL_MM}, and {MAX_SLICE_MM:g} along one axis:"
+        limit = most if thick else f"small (at least {MIN_VOXEL_MM}"
         units = spatial_unit(image)
         hint = "Use a 3D acquisition, or a super-resolution tool first."
         if thin or units not in ("mm", "unknown"):
@@ -380,6 +410,34 @@ def like(
         header.set_slope_inter(1.0, 0.0)
         header["cal_min"] = header["cal_max"] = 0
     return image.__class__(np.ascontiguousarray(data, dtype=dtype), image.affine, header)
+
+
+def on_grid(
+    data: np.ndarray, image: nib.spatialimages.SpatialImage, grid: Grid
+) -> nib.spatialimages.SpatialImage:
+    """Make an image with the class and header of another, on another grid of its world space.
+
+    Parameters
+    ----------
+    data : (I, J, K) ndarray
+        Values, stored as float32.
+    image : SpatialImage
+        The image to imitate.
+    grid : Grid
+        Where the voxels lie.
+
+    Returns
+    -------
+    made : SpatialImage
+    """
+    made = image.__class__(data.astype(np.float32), grid.affine, image.header)
+    header, known = made.header, image.header
+    if isinstance(header, nib.Nifti1Header) and isinstance(known, nib.Nifti1Header):
+        code = int(known["sform_code"]) or int(known["qform_code"])
+        header.set_sform(grid.affine, code)
+        header.set_qform(grid.affine, code)
+        header.set_slope_inter(1.0, 0.0)
+    return made
 
 
 def save(image: nib.spatialimages.SpatialImage, path: Path | str) -> Path:

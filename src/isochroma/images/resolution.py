@@ -11,10 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from isochroma.images.grid import Grid, interpolate, interpolation_weights
+from isochroma.images.grid import Grid, interpolate, interpolation_weights, resample
 from isochroma.images.masked import extend_outside
-
-THICK = 1.6  # edge of a voxel over the model grid's, from which it counts as thick
 
 
 class Blur(NamedTuple):
@@ -24,9 +22,12 @@ class Blur(NamedTuple):
     ----------
     weights : tuple of 3 ndarrays of float32
         For each axis (N, N), the mean over each slice and the interpolation back.
+    slice_mm : float or None
+        Thickness of the slices, mm, if another than the voxels' edge.
     """
 
     weights: tuple[np.ndarray, np.ndarray, np.ndarray]
+    slice_mm: float | None = None
 
     def apply(self, volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Blur a volume as the scan does.
@@ -73,7 +74,41 @@ def blur_of(scan: Grid, model: Grid, slice_mm: float | None = None) -> Blur | No
             continue
         positions = matrix[axis, n] * np.arange(model.shape[n]) + matrix[axis, 3]
         weights.append(interpolation_weights(scan.shape[axis], positions, 3) @ average)
-    return Blur((weights[0], weights[1], weights[2]))
+    return Blur((weights[0], weights[1], weights[2]), slice_mm)
+
+
+def sample_slices(
+    volume: np.ndarray, model: Grid, scan: Grid, slice_mm: float | None = None
+) -> np.ndarray:
+    """Bring a volume from the model grid to a scan's: the mean over each slice where it is thick.
+
+    Parameters
+    ----------
+    volume : (I, J, K) ndarray of float
+        On the model grid.
+    model, scan : Grid
+        Two grids in one world space, whose axes are parallel.
+    slice_mm : float, optional
+        As for `blur_of`.
+
+    Returns
+    -------
+    sampled : (I', J', K') ndarray of float32
+        On the scan's grid.
+    """
+    averages = slice_averages(scan, model, slice_mm)
+    if averages is None:
+        return resample(volume, model, scan)
+    matrix = np.linalg.inv(model.affine) @ scan.affine
+    axes = np.abs(matrix[:3, :3]).argmax(1)  # of the scan, in the model grid's order
+    weights = []
+    for n, (axis, average) in enumerate(zip(axes, averages, strict=True)):
+        if average is None:
+            positions = matrix[n, axis] * np.arange(scan.shape[axis]) + matrix[n, 3]
+            average = interpolation_weights(model.shape[n], positions, 3)
+        weights.append(average)
+    sampled = interpolate(volume.astype(np.float32), *weights)
+    return sampled.transpose(np.argsort(axes))
 
 
 def slice_averages(
@@ -93,7 +128,7 @@ def slice_averages(
         axes that are not thick, and if none is.
     """
     matrix = np.linalg.inv(model.affine) @ scan.affine
-    thick = scan.voxel_mm > THICK * model.voxel_mm[0]
+    thick = scan.thick(model.voxel_mm[0])
     if not thick.any():
         return None
     found: list[np.ndarray | None] = []
