@@ -318,16 +318,52 @@ def check_refinement(
     warnings : list of ScanWarning
         One, "unexplained-region", if the largest region exceeds 2.5 ml, otherwise none.
     """
-    mask = source.mask
-    moved = mask & (np.abs(refined - first) > UNEXPLAINED_ERRORS * error)
-    if not moved.any():
-        return []
-    share = smooth(moved, mask, tuple(3 / source.grid.voxel_mm), floor=0.3)
-    size_ml = largest_component(mask & (share > 0.5)).sum() * source.grid.voxel_mm.prod() / 1000
+    size_ml = _region_ml(np.abs(refined - first) > UNEXPLAINED_ERRORS * error, source)
     if size_ml <= UNEXPLAINED_ML:
         return []
     text = (
         f"a region of {size_ml:.0f} ml is not what its edges suggest: a tumour, a large lesion, or "
         "not brain? Look at the output there."
     )
-    return [ScanWarning("unexplained-region", text, float(size_ml))]
+    return [ScanWarning("unexplained-region", text, size_ml)]
+
+
+def check_agreement(
+    first: np.ndarray, second: np.ndarray, error: np.ndarray, source: Prepared, name: str
+) -> list[ScanWarning]:
+    """Look for a region where two contrasts of one head are rendered differently.
+
+    A voxel counts if they differ by more than 3 expected errors of the difference; a region is as
+    for `check_refinement`.
+
+    Parameters
+    ----------
+    first, second : (I, J, K) ndarray of float
+        Both outputs on the first's grid, model units.
+    error : (I, J, K) ndarray of float
+        Expected error of their difference, model units.
+    source : Prepared
+        The first's scan; its mask is that of both brains.
+    name : str
+        What the second's scan is called.
+
+    Returns
+    -------
+    warnings : list of ScanWarning
+        One, "contrasts-disagree", if the largest region exceeds 2.5 ml, otherwise none.
+    """
+    size_ml = _region_ml(np.abs(first - second) > UNEXPLAINED_ERRORS * error, source)
+    if size_ml <= UNEXPLAINED_ML:
+        return []
+    text = f"a region of {size_ml:.0f} ml is rendered otherwise from {name}. Look at both there."
+    return [ScanWarning("contrasts-disagree", text, size_ml)]
+
+
+def _region_ml(voxels: np.ndarray, source: Prepared) -> float:
+    """Measure the largest region where most voxels of a Gaussian neighbourhood of 3 mm count."""
+    mask = source.mask
+    counted = mask & voxels
+    if not counted.any():
+        return 0.0
+    share = smooth(counted, mask, tuple(3 / source.grid.voxel_mm), floor=0.3)
+    return float(largest_component(mask & (share > 0.5)).sum() * source.grid.voxel_ml)

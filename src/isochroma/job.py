@@ -13,6 +13,7 @@ from isochroma.images.io import load, load_mask, slice_thickness
 from isochroma.outputs import OutputFiles, identity, is_finished, sidecar, write_outputs
 from isochroma.pipeline import Harmonizer
 from isochroma.stages import record, stage
+from isochroma.together import harmonize_together
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Job:
         Whether to write a map of the expected error.
     preview : bool
         Whether to write a PNG.
+    others : tuple of Path
+        Scans of the same session that are harmonized together with it (`harmonize_together`).
     """
 
     harmonizer: Harmonizer
@@ -47,11 +50,12 @@ class Job:
     dtype: str = "float32"
     uncertainty: bool = False
     preview: bool = False
+    others: tuple[Path, ...] = ()
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What determines the outputs."""
-        return identity(self.harmonizer, self.path, self.mask, self.dtype)
+        return identity(self.harmonizer, self.path, self.mask, self.dtype, self.others)
 
     def is_finished(self, replace: bool = False) -> bool:
         """Tell whether the same outputs are there already.
@@ -83,7 +87,11 @@ class Job:
                 given = load_mask(self.mask) if self.mask is not None else None
             with about(self.path):
                 kind = scan.get_data_dtype() if self.dtype == "input" else self.dtype
-                result = self.harmonizer.run(scan, given, kind, slice_thickness(self.path))
+                if self.others:
+                    scans = (self.path, *self.others)
+                    result = harmonize_together(self.harmonizer, scans, given, kind)
+                else:
+                    result = self.harmonizer.run(scan, given, kind, slice_thickness(self.path))
                 uncertainty = self.harmonizer.uncertainty(result) if self.uncertainty else None
         content = sidecar(result, self.source, self.identity, seconds)
         target = self.harmonizer.config.target

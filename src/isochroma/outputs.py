@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,7 +183,13 @@ def is_finished(
     return all(path.is_file() for path in wanted)
 
 
-def identity(harmonizer: Harmonizer, source: Path, mask: Path | None, dtype: str) -> dict[str, Any]:
+def identity(
+    harmonizer: Harmonizer,
+    source: Path,
+    mask: Path | None,
+    dtype: str,
+    others: Sequence[Path] = (),
+) -> dict[str, Any]:
     """Describe what determines the outputs of a scan; every entry stands in the sidecar.
 
     Parameters
@@ -196,6 +202,8 @@ def identity(harmonizer: Harmonizer, source: Path, mask: Path | None, dtype: str
         A given brain mask.
     dtype : str
         Voxel type that was asked for.
+    others : sequence of Path
+        Scans that are harmonized together with it.
 
     Returns
     -------
@@ -216,6 +224,7 @@ def identity(harmonizer: Harmonizer, source: Path, mask: Path | None, dtype: str
         "OutsideMask": harmonizer.outside,
         "Grid": harmonizer.grid,
         "Dtype": dtype,
+        "TogetherSHA256": [sha256(path) for path in others],
     }
 
 
@@ -262,6 +271,7 @@ def sidecar(
         "TargetLimits": list(made.target_limits),
         "WhiteMatterMode": made.white_matter_mode,
         "ExplainedShare": None if made.explained is None else round(made.explained, 4),
+        "Together": [each._asdict() for each in made.together],
         "ExpectedError": None if doubt is None else round(doubt.mean / 2, 4),
         "DoubtfulRegions": [
             {"VolumeMl": each.volume_ml, "CentreMm": each.centre_mm}

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeAlias, overload
+from typing import Annotated, NamedTuple, TypeAlias, overload
 
 import nibabel as nib
 import numpy as np
@@ -174,6 +174,24 @@ class Rendering:
     revised: Revised | None = None
 
 
+class Contribution(NamedTuple):
+    """What a scan contributed to an image that was made of several.
+
+    Attributes
+    ----------
+    scan : str
+        Name of its file.
+    share : float
+        Mean weight over the brain; those of all scans sum to 1.
+    likeness : float
+        Correlation of its own output with the first scan's, both registered.
+    """
+
+    scan: str
+    share: float
+    likeness: float
+
+
 @dataclass(frozen=True)
 class Record:
     """How a result was made, for the sidecar.
@@ -205,6 +223,8 @@ class Record:
         What ran the network.
     seconds : dict of str to float
         Wall-clock duration of each stage.
+    together : tuple of Contribution
+        Of each scan, the first included; empty for a result of one scan.
     """
 
     model: str
@@ -223,6 +243,7 @@ class Record:
     device: str
     precision: str
     seconds: dict[str, float]
+    together: tuple[Contribution, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -397,9 +418,7 @@ class Harmonizer:
             source = prepare(scan, brain.mask, self.preprocess, slice_mm)
             rendering = self.render(source, needed_gb=needed)
             doubt = self._doubt(source, rendering)
-            with stage("restore"):
-                shown, inside = self._on_output_grid(scan, brain.mask)
-                values = self._restore(rendering.mapped, source, shown, inside)
+            values, shown, inside = self.restore(rendering.mapped, source, scan, brain.mask)
         found = [
             *check_file(scan, brain.mask),
             *check_scan(source, Grid.of(scan), self.config.target),
@@ -538,24 +557,45 @@ class Harmonizer:
             return resample(extended, source.grid, grid)
         return sample_slices(extended, source.grid, grid, source.blur.slice_mm)
 
-    def _on_output_grid(self, scan: Image, brain: np.ndarray) -> tuple[Image, np.ndarray]:
-        """Return a scan and its brain mask where the result's voxels lie."""
-        if self.grid == "source":
-            return scan, brain
-        own, grid = Grid.of(scan), model_grid(scan, self.preprocess.spacing_mm)
-        values = resample(np.asarray(scan.dataobj, dtype=np.float32), own, grid)
-        return on_grid(values, scan, grid), resample_mask(brain, own, grid)
+    def restore(
+        self, mapped: np.ndarray, source: Prepared, scan: Image, brain: np.ndarray
+    ) -> tuple[np.ndarray, Image, np.ndarray]:
+        """Bring an image from the model grid to where the result's voxels lie.
 
-    def _restore(
-        self, output: np.ndarray, source: Prepared, scan: Image, brain: np.ndarray
-    ) -> np.ndarray:
-        target = self.config.target
-        values = from_model_units(np.clip(output, -1.0, 1.1), target.lower, target.upper)
-        restored = np.zeros(scan.shape, dtype=np.float32)
-        box = bounding_box(brain)
-        restored[box] = self.to_scan_grid(values, source, Grid.of(scan).crop(box))
-        fill = FILLINGS[self.outside]
-        return fill(restored, np.asanyarray(scan.dataobj), brain, Grid.of(scan).voxel_mm)
+        Parameters
+        ----------
+        mapped : (I, J, K) ndarray of float
+            Final image on the model grid, model units.
+        source : Prepared
+            The scan there.
+        scan : SpatialImage
+            The scan.
+        brain : ndarray of bool
+            Its brain mask.
+
+        Returns
+        -------
+        values : (I', J', K') ndarray of float32
+            The target's intensity units; outside the mask as `outside` says.
+        shown : SpatialImage
+            The scan on the same grid.
+        inside : (I', J', K') ndarray of bool
+            The brain mask, likewise.
+        """
+        with stage("restore"):
+            shown, inside = scan, brain
+            if self.grid == "model":
+                own, grid = Grid.of(scan), model_grid(scan, self.preprocess.spacing_mm)
+                data = resample(np.asarray(scan.dataobj, dtype=np.float32), own, grid)
+                shown, inside = on_grid(data, scan, grid), resample_mask(brain, own, grid)
+            target = self.config.target
+            intensities = from_model_units(np.clip(mapped, -1.0, 1.1), target.lower, target.upper)
+            values = np.zeros(shown.shape, dtype=np.float32)
+            box = bounding_box(inside)
+            values[box] = self.to_scan_grid(intensities, source, Grid.of(shown).crop(box))
+            fill = FILLINGS[self.outside]
+            data = np.asanyarray(shown.dataobj)
+            return fill(values, data, inside, Grid.of(shown).voxel_mm), shown, inside
 
     def _doubt(self, source: Prepared, rendering: Rendering) -> Doubt | None:
         if rendering.variance is None or not self.revises:

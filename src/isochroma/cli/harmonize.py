@@ -55,6 +55,15 @@ def harmonize(
     mask: Annotated[
         Path | None, typer.Option(help="Brain mask on the scan's grid.", rich_help_panel=INPUT)
     ] = None,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="All scans are of one head, in several contrasts: make one image of them, on the "
+            "first one's grid.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
     n4: N4 = True,
     steps: Steps = None,
     solver: Solver = None,
@@ -104,7 +113,13 @@ def harmonize(
     from isochroma.outputs import plan_outputs
     from isochroma.pipeline import Harmonizer
 
-    planned = plan_outputs(scans, output)
+    scans = list(dict.fromkeys(scans))
+    others = tuple(scans[1:]) if together else ()
+    planned = plan_outputs(scans[:1] if together else scans, output)
+    for other in others:
+        if not other.is_file():
+            msg = f"{other}: no such file. Check the path."
+            raise InputError(msg, "scans")
     if mask is not None and len(planned) > 1:
         msg = "a mask goes with one scan. Harmonize scans with masks one at a time."
         raise InputError(msg, "mask")
@@ -134,7 +149,9 @@ def harmonize(
             display.task = f"{path.name} ({number} of {len(planned)})"
             try:
                 source = {"Source": str(path)}
-                job = Job(harmonizer, path, files, source, mask, dtype, uncertainty, preview)
+                job = Job(
+                    harmonizer, path, files, source, mask, dtype, uncertainty, preview, others
+                )
                 if not overwrite and job.is_finished():
                     count["already there"] += 1
                     continue
