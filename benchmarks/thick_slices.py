@@ -1,4 +1,4 @@
-"""Thick slices, and several contrasts together: python benchmarks/thick_slices.py --data DIR --out OUT.
+"""Thick slices, contrasts together: python benchmarks/thick_slices.py --data DIR --out OUT.
 
 Three tables. Simulated: the target's test scans as T1w, T2w and FLAIR scanners show them in slices
 of 2 to 7 mm, against the scan itself; beside it the same refinement without the slices' average,

@@ -487,7 +487,7 @@ class TestPasses:
     def test_no_doubt_without_it(self, harmonizer: Harmonizer) -> None:
         result = harmonizer.run(head_image())
         assert result.doubt is None
-        with pytest.raises(InputError, match="of the second pass alone"):
+        with pytest.raises(InputError, match="of the second stage alone"):
             harmonizer.uncertainty(result)
 
     @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ class Result:
     rendering : Rendering
         What became of it there, stage by stage.
     doubt : Doubt or None
-        How far the output may be from the truth; None without a second pass.
+        How far the output may be from the truth; None without a second stage.
     warnings : tuple of ScanWarning
         What is unusual about it.
     record : Record
@@ -516,10 +516,10 @@ class Harmonizer:
         Raises
         ------
         InputError
-            If the error is not known, because there was no second pass.
+            If the error is not known, because there was no second stage.
         """
         if result.doubt is None:
-            msg = "the expected error is known for outputs of the second pass alone."
+            msg = "the expected error is known for outputs of the second stage alone."
             raise InputError(msg, "uncertainty")
         target = self.config.target
         inside = np.asanyarray(result.mask.dataobj) > 0

@@ -103,7 +103,7 @@ class TestBasic:
         self, command: Command, scan: Path, out: Path, model: Path, words: tuple[str, ...]
     ) -> None:
         done = command("harmonize", scan, "-o", out, "--model", model, "--revise", *words)
-        assert done.is_refusal("the second pass needs the local refinement", "(option --revise)")
+        assert done.is_refusal("the second stage needs the local refinement", "(option --revise)")
 
     def test_uncertainty(
         self, command: Command, scan: Path, out: Path, second_pass_model: Path
@@ -119,8 +119,47 @@ class TestBasic:
         self, command: Command, scan: Path, out: Path, model: Path
     ) -> None:
         done = command("harmonize", scan, "-o", out, "--model", model, "--uncertainty")
-        assert done.is_refusal("of the second pass alone", "(option --uncertainty)")
+        assert done.is_refusal("of the second stage alone", "(option --uncertainty)")
         assert not out.exists()
+
+    def test_together(
+        self, command: Command, scan: Path, out: Path, second_pass_model: Path, tmp_path: Path
+    ) -> None:
+        """One output, of the first scan's name; a second run has nothing to do."""
+        other = tmp_path / "sub-01_PDw.nii.gz"
+        nib.save(head_image(), other)
+        words = ("harmonize", "--together", scan, other, "-o", out, "--model", second_pass_model)
+        assert command(*words).code == 0
+        assert [path.name for path in sorted(out.glob("*.nii.gz"))] == [
+            "sub-01_T1w_harmonized.nii.gz",
+            "sub-01_T1w_harmonized_mask.nii.gz",
+        ]
+        record = read_sidecar(out)
+        assert [each["scan"] for each in record["Together"]] == [scan.name, other.name]
+        assert record["TogetherSHA256"] == [hashlib.sha256(other.read_bytes()).hexdigest()]
+        assert "1 already there" in command(*words).stderr
+
+    def test_together_with_a_file_that_is_not_there(
+        self, command: Command, scan: Path, out: Path, second_pass_model: Path
+    ) -> None:
+        words = ("--together", scan, "none.nii.gz", "-o", out, "--model", second_pass_model)
+        assert command("harmonize", *words).is_refusal("none.nii.gz: no such file", "")
+        assert not out.exists()
+
+    def test_grid_of_the_model(
+        self, command: Command, out: Path, second_pass_model: Path, tmp_path: Path
+    ) -> None:
+        shape = (44, 50, 14)
+        path = tmp_path / "sub-01_T1w.nii.gz"
+        nib.save(head_image(shape, axes_to_affine([[2, 0, 0], [0, 2, 0], [0, 0, 6]], shape)), path)
+        options = ("--model", second_pass_model, "--grid", "model", "--preview", "--uncertainty")
+        done = command("harmonize", path, "-o", out, *options)
+        assert done.code == 0
+        assert "between slices the output is the model's guess" in done.stderr
+        for name in ("", "_mask", "_uncertainty"):
+            image = nib.load(out / f"sub-01_T1w_harmonized{name}.nii.gz")
+            assert image.shape == (44, 50, 42)
+        assert read_sidecar(out)["Grid"] == "model"
 
     def test_preview(self, command: Command, scan: Path, out: Path, model: Path) -> None:
         assert command("harmonize", scan, "-o", out, "--model", model, "--preview").code == 0

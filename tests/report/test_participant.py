@@ -35,14 +35,18 @@ def test_nothing_is_fetched(tmp_path: Path) -> None:
         ({"Preprocessing": {**SIDECAR["Preprocessing"], "n4": False}}, "was not corrected"),
         ({"MaskOrigin": "given"}, "masks were given."),
         ({}, "'default' (SHA-256 of its weights abababababab...)"),
-        ({}, "second pass of the network"),
+        ({"ReviserSHA256": None}, "in a second stage by the same one"),
+        (
+            {"ReviserSHA256": "cd" * 32},
+            "by a second network (SHA-256 of its weights cdcdcdcdcdcd...)",
+        ),
         ({"Sampling": {**SIDECAR["Sampling"], "steps": 15, "revise": False}}, "by 15 steps"),
     ],
 )
 def test_methods_say_what_was_done(change: dict[str, Any], told: str) -> None:
     text = methods([{**SIDECAR, **change}])
     assert told in text
-    assert ("second pass" in text) == bool({**SIDECAR, **change}["Sampling"]["revise"])
+    assert ("second stage" in text) == bool({**SIDECAR, **change}["Sampling"]["revise"])
 
 
 def test_no_methods_without_images() -> None:

@@ -56,7 +56,7 @@ Revise: TypeAlias = Annotated[
     bool | None,
     typer.Option(
         "--revise/--no-revise",
-        help="Second pass after the local refinement (default: if the model can).",
+        help="Second stage after the local refinement (default: if the model has one).",
         rich_help_panel=SAMPLING,
     ),
 ]
@@ -127,7 +127,7 @@ def choose_sampling(paper: bool, seed: int, **changes: Any) -> SamplingSettings:
 
 
 def check_revise(revise: bool | None, harmonizer: Harmonizer, uncertainty: bool = False) -> None:
-    """Refuse a second pass that was asked for, or is needed, and cannot be.
+    """Refuse a second stage that was asked for, or is needed, and cannot be.
 
     Parameters
     ----------
@@ -139,10 +139,8 @@ def check_revise(revise: bool | None, harmonizer: Harmonizer, uncertainty: bool 
         Whether a map of the expected error is wanted.
     """
     if uncertainty and not harmonizer.revises:
-        msg = "the expected error is known for outputs of the second pass alone. Leave it out."
+        msg = "the expected error is known for outputs of the second stage alone. Leave it out."
         raise InputError(msg, "uncertainty")
     if revise and not harmonizer.revises:
-        msg = (
-            "the second pass needs the local refinement, and a model trained for it. Leave it out."
-        )
+        msg = "the second stage needs the local refinement, and a model with one. Leave it out."
         raise InputError(msg, "revise")

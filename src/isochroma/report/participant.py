@@ -159,7 +159,11 @@ def methods(sidecars: Sequence[dict[str, Any]]) -> str:
         else "The bias field was not corrected."
     )
     weights = first["ModelSHA256"][:12]
-    second = ", followed by a second pass of the network" if sampling["revise"] else ""
+    second = ""
+    if sampling["revise"]:
+        own = first.get("ReviserSHA256")
+        by = f"a second network (SHA-256 of its weights {own[:12]}...)" if own else "the same one"
+        second = f", corrected in a second stage by {by}"
     steps = "one step" if sampling["steps"] == 1 else f"{sampling['steps']} steps"
     return (
         f"Scans were harmonized by isochroma {', '.join(versions)} (page made by {__version__}) "
