@@ -154,6 +154,14 @@ class TestParticipant:
         again = command(*words, "--modalities", "T2w", "--seed", 1)
         assert "1 scans: 1 done." in again.stderr
 
+    def test_grid_and_surroundings(self, command: Command, words: tuple, out: Path) -> None:
+        options = ("--modalities", "T2w", "--grid", "model", "--outside", "source")
+        assert command(*words, *options).code == 0
+        name = "sub-02/anat/sub-02_desc-harmonizedT2w_T1w"
+        assert nib.load(out / f"{name}.nii.gz").header.get_zooms() == (2, 2, 2)
+        sidecar = json.loads((out / f"{name}.json").read_text())
+        assert (sidecar["Grid"], sidecar["OutsideMask"]) == ("model", "source")
+
     def test_selection(self, command: Command, words: tuple, out: Path) -> None:
         selected = ("--modalities", "T1w", "T2w", "--participant-label", "sub-01", "02")
         assert command(*words, *selected, "--session-id", "2").code == 0

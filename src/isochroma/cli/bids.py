@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
@@ -30,7 +31,9 @@ from isochroma.cli.options import (
     N4,
     OUTPUT,
     Device,
+    GridName,
     ModelName,
+    Outside,
     Paper,
     Precision,
     Refine,
@@ -162,6 +165,8 @@ def bids(
     ] = None,
     device: Device = "auto",
     precision: Precision = "float32",
+    outside: Outside = "zero",
+    grid: GridName = "source",
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -237,11 +242,11 @@ def bids(
         n4,
         omp_nthreads,
         uncertainty,
+        outside,
+        grid,
     )
     # here the model only tells what is finished: it computes nothing, and needs no GPU
-    harmonizer = work.Recipe(
-        recipe.folder, recipe.model, recipe.sampling, ComputeSettings("cpu"), n4
-    ).harmonizer()
+    harmonizer = dataclasses.replace(recipe, compute=ComputeSettings("cpu")).harmonizer()
     check_revise(revise, harmonizer, uncertainty)
     waiting, finished = split_finished(recipe, harmonizer, found.scans)
     if reports_only:

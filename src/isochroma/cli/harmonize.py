@@ -17,6 +17,7 @@ from isochroma.cli.options import (
     GridName,
     MaxMemory,
     ModelName,
+    Outside,
     Paper,
     Precision,
     Refine,
@@ -75,10 +76,7 @@ def harmonize(
     precision: Precision = "float32",
     max_memory_gb: MaxMemory = 8.0,
     threads: Threads = None,
-    outside: Annotated[
-        str,
-        registered("isochroma.images.outside:FILLINGS", "Voxels outside the brain.", OUTPUT),
-    ] = "zero",
+    outside: Outside = "zero",
     grid: GridName = "source",
     dtype: Annotated[
         str,

@@ -22,6 +22,9 @@ ModelName: TypeAlias = Annotated[
 N4: TypeAlias = Annotated[
     bool, typer.Option("--n4/--no-n4", help="Correct the bias field.", rich_help_panel=INPUT)
 ]
+Outside: TypeAlias = Annotated[
+    str, registered("isochroma.images.outside:FILLINGS", "Voxels outside the brain.", OUTPUT)
+]
 GridName: TypeAlias = Annotated[
     str,
     registered(

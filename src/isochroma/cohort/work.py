@@ -44,6 +44,8 @@ class Recipe:
         CPU threads of a worker.
     uncertainty : bool
         Whether maps of the expected error are written.
+    outside, grid : str
+        Of the outputs, see `Harmonizer`.
     """
 
     folder: Path
@@ -53,10 +55,14 @@ class Recipe:
     n4: bool = True
     threads: int = 1
     uncertainty: bool = False
+    outside: str = "zero"
+    grid: str = "source"
 
     def harmonizer(self) -> Harmonizer:
         """Load the model."""
-        return Harmonizer.from_pretrained(self.model, self.sampling, self.compute, self.n4)
+        return Harmonizer.from_pretrained(
+            self.model, self.sampling, self.compute, self.n4, self.outside, self.grid
+        )
 
     def job(self, harmonizer: Harmonizer, scan: Scan) -> Job:
         """Return the work on one scan.

@@ -164,6 +164,8 @@ def methods(sidecars: Sequence[dict[str, Any]]) -> str:
         own = first.get("ReviserSHA256")
         by = f"a second network (SHA-256 of its weights {own[:12]}...)" if own else "the same one"
         second = f", corrected in a second stage by {by}"
+    isotropic = first.get("Grid") == "model"
+    grid = "isotropic voxels over the scan's field of view" if isotropic else "the scan's own grid"
     steps = "one step" if sampling["steps"] == 1 else f"{sampling['steps']} steps"
     return (
         f"Scans were harmonized by isochroma {', '.join(versions)} (page made by {__version__}) "
@@ -177,5 +179,5 @@ def methods(sidecars: Sequence[dict[str, Any]]) -> str:
         f"(Canny 1986; sigma {first['Edges']['sigma']:g} voxels, edges of "
         f"{first['Edges']['fraction']:.0%} of the brain) was turned into an image by {steps} of "
         f"the {sampling['solver']} solver, refined against the scan (refinement "
-        f"'{sampling['refine']}'){second}, and resampled to the scan's own grid."
+        f"'{sampling['refine']}'){second}, and resampled to {grid}."
     )
