@@ -482,7 +482,13 @@ class Harmonizer:
             with stage("refine"):
                 error, variance = self.config.validation.rmse, refined.variance
                 output = keep_structure(
-                    revised.image, source.image, mask, error, variance, source.blur
+                    revised.image,
+                    source.image,
+                    mask,
+                    error,
+                    variance,
+                    source.blur,
+                    revised.error,
                 )
         mapped = output
         if self.config.intensity_map is not None:

@@ -270,6 +270,25 @@ class TestKeepStructure:
         bound = 2 * 0.05**2 / (2 * 0.05**2 + 0.01)
         assert 0.5 * bound < share < 1.3 * bound
 
+    def test_where_the_second_stage_expects_an_error_less_comes_back(
+        self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> None:
+        """The gain P / (P + R) with P halved at 0.2, and a tenth of it at 0.346."""
+        _, output, mask = drawn
+        source = output.copy()
+        source[18:22, 20:24, 16:20] -= 0.33
+
+        def restored(predicted: float | None) -> float:
+            known = None if predicted is None else np.full(LARGE, predicted, np.float32)
+            refined = keep_structure(output, source, mask, 0.05, 0.01, None, known)
+            return float((output - refined)[19:21, 21:23, 17:19].mean())
+
+        everything, half, tenth = (restored(each) for each in (None, 0.2, 0.346))
+        gains = [p / (p + 0.01) for p in (0.005, 0.0025, 0.0005)]
+        assert half / everything == pytest.approx(gains[1] / gains[0], rel=0.1)
+        assert tenth / everything == pytest.approx(gains[2] / gains[0], rel=0.15)
+        assert restored(0.02) == pytest.approx(everything, rel=0.01)
+
     @pytest.mark.parametrize("name", ["rising", "falling"])
     def test_vessels_that_the_output_lacks_stay_away(
         self, drawn: tuple[np.ndarray, np.ndarray, np.ndarray], name: str

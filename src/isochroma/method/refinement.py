@@ -30,6 +30,7 @@ CELL = 4  # voxels; edge of the cells over which the curve is averaged
 PRIOR_VOXELS = 0.1  # weight of the whole brain's curve in each cell, voxels
 SURPRISE = 2.0  # upper bound of P where the source contradicts the output, over its mean
 STRUCTURE = 0.8  # voxels; Gaussian width within which disagreement counts as structure, not noise
+DISTRUSTED = 0.2  # predicted error, model units, at which half of P is left to what is restored
 MISMATCH = 0.005  # least variance of what a source shows beside any function of x, model units^2
 OUTLIER = 3.0  # standard deviations from which a residual counts as an outlier
 
@@ -151,6 +152,7 @@ def keep_structure(
     error: float,
     variance: float,
     blur: Blur | None = None,
+    predicted: np.ndarray | None = None,
 ) -> np.ndarray:
     """Restore the structure that the second pass removed beside noise, such as lesions.
 
@@ -161,7 +163,8 @@ def keep_structure(
 
     has the variance R sum g^2 / sum g d^2 where the source differs by R alone. What b^2 has above
     that is P, up to twice the first pass's: noise stays removed, and what neighbours agree on comes
-    back.
+    back. Where the second stage predicts an error e of its own, P is divided by 1 + (e / 0.2)^4: it
+    has found that the curve does not hold there, as in vessels, CSF and remnants of skull.
 
     Parameters
     ----------
@@ -173,6 +176,8 @@ def keep_structure(
         P^(1/2) and R of the first pass; the second has seen the source, so its residuals tell less.
     blur : Blur, optional
         What the source's slices average, if they are thick.
+    predicted : (I, J, K) ndarray of float, optional
+        Standard deviation of the output's error as the second stage predicts it, model units.
 
     Returns
     -------
@@ -190,6 +195,9 @@ def keep_structure(
     squares = (4 * np.pi * STRUCTURE**2) ** -1.5  # sum of g^2
     excess = (around(seen.slope * seen.residual) / power) ** 2 - variance * squares / power
     prior = np.clip(excess, 0, SURPRISE * error**2)
+    if predicted is not None:
+        spread = around(predicted[mask] ** 2) / around(np.ones(len(prior)))
+        prior /= 1 + (spread / DISTRUSTED**2) ** 2
     return replace_inside(output, mask, move_towards_source(seen, prior, variance))
 
 
