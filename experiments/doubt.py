@@ -28,7 +28,8 @@ from isochroma.images.brain import find_brain
 from isochroma.images.grid import Grid
 from isochroma.images.io import load
 from isochroma.images.preprocess import Prepared, PreprocessSettings, prepare
-from isochroma.method.doubt import error_terms, expected_error
+from isochroma.method.doubt import PREDICTED, error_terms, expected_error
+from isochroma.method.sampling import Revised
 from isochroma.pipeline import Harmonizer
 
 VALIDATION = ("sub-12", "sub-19", "sub-56")
@@ -110,6 +111,7 @@ def render_all(data: Path, out: Path) -> Iterator[tuple[str, str, dict[str, np.n
                 case = make()
                 grid = Grid(case.mask.shape, scan.grid.affine)
                 made = harmonizer.render(Prepared(case.source, case.mask, grid, 0.0, 1.0))
+                assert made.revised is not None
                 np.savez_compressed(
                     path,
                     source=case.source,
@@ -120,6 +122,8 @@ def render_all(data: Path, out: Path) -> Iterator[tuple[str, str, dict[str, np.n
                     output=made.output,
                     variance=made.variance,
                     explained=made.explained,
+                    revised=made.revised.image,
+                    predicted=made.revised.error,
                     **{f"in {key}": region for key, region in case.regions.items()},
                 )
             yield subject, name, dict(np.load(path))
@@ -144,7 +148,8 @@ def main() -> None:
     rows = defaultdict(list)
     for subject, name, kept in render_all(options.data, options.out):
         volumes = [kept[key] for key in ("first", "refined", "output", "source", "mask")]
-        known = (*volumes, levels, float(kept["variance"]))
+        revised = Revised(kept["revised"], kept["predicted"])
+        known = (*volumes, levels, float(kept["variance"]), revised)
         error, mask = expected_error(*known), kept["mask"]
         squares = (kept["output"] - kept["truth"])[mask].astype(float) ** 2
         grid = Grid(mask.shape, np.eye(4))
@@ -165,7 +170,8 @@ def main() -> None:
         if name not in (*NO_MR, *TURNED):
             at = np.random.default_rng(0).choice(len(squares), SAMPLE, replace=False)
             terms = error_terms(*known)
-            samples[subject].append((np.stack(terms, 1)[at], squares[at]))
+            shown = np.stack([terms[name] for name in PREDICTED], axis=1)
+            samples[subject].append((shown[at], squares[at]))
     print("| source | explained | error | expected | worst 5 % hold | largest region, ml | told |")
     print("|---|---|---|---|---|---|---|")
     for name, own in rows.items():
@@ -182,7 +188,11 @@ def main() -> None:
     def fit(chosen: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         return optimize.nnls(*(np.concatenate(each) for each in zip(*chosen, strict=True)))[0]
 
-    print("\nweights:", fit([pair for own in samples.values() for pair in own]).round(2))
+    print(
+        "\nweights of",
+        ", ".join(PREDICTED),
+        fit([pair for own in samples.values() for pair in own]).round(2),
+    )
     for subject in VALIDATION:
         weights = fit([pair for other in VALIDATION if other != subject for pair in samples[other]])
         terms, squares = (np.concatenate(each) for each in zip(*samples[subject], strict=True))
