@@ -23,7 +23,7 @@ from isochroma.memory import PeakMemory
 from isochroma.method.edges import EdgeSettings, detect_edges
 
 PREPROCESS, EDGES = PreprocessSettings(), EdgeSettings()
-VERSION = 1  # raise it where cases, tissue labels or edges come out differently
+VERSION = 2  # raise it where cases, tissue labels or edges come out differently
 
 
 @dataclass(frozen=True)
