@@ -162,6 +162,24 @@ class TestParticipant:
         sidecar = json.loads((out / f"{name}.json").read_text())
         assert (sidecar["Grid"], sidecar["OutsideMask"]) == ("model", "source")
 
+    def test_scans_of_a_session_together(
+        self, command: Command, study: Path, out: Path, second_pass_model: Path
+    ) -> None:
+        shutil.copyfile(study / SCANS[0], study / SCANS[1])
+        words = ("bids", study, out, "participant", "--model", second_pass_model, "--together")
+        done = command(*words, "--nprocs", 1)
+        assert "3 scans: 3 done" in done.stderr
+        name = "sub-01/ses-1/anat/sub-01_ses-1_desc-harmonizedTogether_T1w"
+        sidecar = json.loads((out / f"{name}.json").read_text())
+        assert sidecar["Sources"] == [
+            "bids:raw:sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz",
+            "bids:raw:sub-01/ses-1/anat/sub-01_ses-1_FLAIR.nii.gz",
+        ]
+        assert [each["share"] for each in sidecar["Together"]] == pytest.approx([0.5, 0.5])
+        assert (out / "sub-02/anat/sub-02_desc-harmonizedT2w_T1w.nii.gz").is_file()
+        assert "3 already there" in command(*words).stderr
+        assert validator_errors(out) == []
+
     def test_selection(self, command: Command, words: tuple, out: Path) -> None:
         selected = ("--modalities", "T1w", "T2w", "--participant-label", "sub-01", "02")
         assert command(*words, *selected, "--session-id", "2").code == 0

@@ -62,7 +62,7 @@ class TestDescription:
         assert rows[0] == "desc_id\tdescription"
         labels = [row.split("\t")[0] for row in rows[1:]]
         assert {"desc-harmonized", "desc-brain", "desc-harmonizedFLAIR"} <= set(labels)
-        assert len(set(labels)) == len(labels) == 8
+        assert len(set(labels)) == len(labels) == 10
 
     def test_inside_the_data_set_links_are_relative(self, tmp_path: Path) -> None:
         source = make_bids(tmp_path / "bids", [])

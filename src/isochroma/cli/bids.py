@@ -116,6 +116,14 @@ def bids(
             "isochroma.cohort.plan:MODALITIES", "These modalities only (default: all).", INPUT
         ),
     ] = None,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="Make one image of all scans of a session, on the grid of its T1w scan if any.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
     model: ModelName = "default",
     n4: N4 = True,
     steps: Steps = None,
@@ -219,6 +227,8 @@ def bids(
         plan.read_filters(filters) if filters else None,
     )
     found = plan.find_scans(bids_dir, selection)
+    if together:
+        found = dataclasses.replace(found, scans=plan.by_session(found.scans))
     check_output(bids_dir, out_dir)
     connect: AbstractContextManager[Client]
     if scheduler is not None:

@@ -29,6 +29,7 @@ IGNORED = ("logs/", "figures", "group*", "*.html")  # BIDS knows no names for th
 LOGS = "logs"
 FAILED = f"{LOGS}/failed"
 SOURCE = "raw"  # name of the source data set in BIDS URIs
+TOGETHER = "Together"  # in descriptions: of all scans of a session
 
 
 def output_files(folder: Path, scan: Scan, target: str) -> OutputFiles:
@@ -49,7 +50,7 @@ def output_files(folder: Path, scan: Scan, target: str) -> OutputFiles:
     """
     place = folder / Path(scan.relative).parent
     figures = folder / f"sub-{scan.entities['sub']}" / "figures"
-    origin = origin_of(scan.modality, target)
+    origin = TOGETHER if scan.others else origin_of(scan.modality, target)
     image = f"{scan.stem}_desc-harmonized{origin}_{target}"
     mask = f"{scan.stem}_desc-brain{origin}_mask"
     return OutputFiles(
@@ -128,11 +129,12 @@ def source_entries(scan: Scan) -> dict[str, Any]:
     -------
     entries : dict
     """
-    uri = f"bids:{SOURCE}:{scan.relative}"
+    uris = [f"bids:{SOURCE}:{relative}" for relative in (scan.relative, *scan.others)]
+    shown = f"{len(uris)} scans of one session" if scan.others else f"a {scan.modality} scan"
     return {
-        "Description": f"The head of a {scan.modality} scan as the target scanner shows it.",
-        "Sources": [uri],
-        "SpatialReference": uri,
+        "Description": f"The head of {shown} as the target scanner shows it.",
+        "Sources": uris,
+        "SpatialReference": uris[0],
     }
 
 
@@ -228,6 +230,9 @@ def _dataset_files(source: Path, folder: Path, target: str) -> dict[str, str]:
         shows = f"The head of a {modality} scan as the model's target scanner ({target}) shows it"
         rows.append((f"desc-harmonized{origin}", shows))
         rows.append((f"desc-brain{origin}", f"Brain mask of a {modality} scan"))
+    shows = f"The head of a session's scans as the model's target scanner ({target}) shows it"
+    rows.append((f"desc-harmonized{TOGETHER}", shows))
+    rows.append((f"desc-brain{TOGETHER}", "Brain mask of the session's first scan"))
     return {
         DESCRIPTION: json.dumps(description, indent=2, ensure_ascii=False) + "\n",
         "descriptions.tsv": "".join("\t".join(row) + "\n" for row in rows),

@@ -7,6 +7,7 @@ here, and those are kept, so that filter files of other BIDS Apps work.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -62,12 +63,15 @@ class Scan:
         Short name to label, in the order of the file's name.
     modality : str
         Its suffix, in `MODALITIES`.
+    others : tuple of str
+        Scans of the same session that are harmonized together with it, relative to the data set.
     """
 
     root: Path
     relative: str
     entities: dict[str, str]
     modality: str
+    others: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -213,6 +217,32 @@ class Found:
     scans: tuple[Scan, ...]
     missing: tuple[Scan, ...]
     left_out: dict[str, str]
+
+
+def by_session(scans: Iterable[Scan]) -> tuple[Scan, ...]:
+    """Put the scans of each session together, the first contrast of `MODALITIES` first.
+
+    Parameters
+    ----------
+    scans : iterable of Scan
+        Sorted by subject and session.
+
+    Returns
+    -------
+    sessions : tuple of Scan
+        One scan a session, with the others.
+    """
+    order = list(MODALITIES)
+    sessions: dict[tuple[str | None, str | None], list[Scan]] = {}
+    for scan in scans:
+        key = (scan.entities.get("sub"), scan.entities.get("ses"))
+        sessions.setdefault(key, []).append(scan)
+    found = []
+    for own in sessions.values():
+        first, *others = sorted(own, key=lambda scan: (order.index(scan.modality), scan.name))
+        relative = tuple(other.relative for other in others)
+        found.append(dataclasses.replace(first, others=relative))
+    return tuple(found)
 
 
 def find_scans(folder: Path, selection: Selection) -> Found:

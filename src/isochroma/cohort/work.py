@@ -79,7 +79,14 @@ class Recipe:
         job : Job
         """
         files = output_files(self.folder, scan, harmonizer.config.target.suffix)
-        return Job(harmonizer, scan.path, files, source_entries(scan), uncertainty=self.uncertainty)
+        return Job(
+            harmonizer,
+            scan.path,
+            files,
+            source_entries(scan),
+            uncertainty=self.uncertainty,
+            others=tuple(scan.root / other for other in scan.others),
+        )
 
 
 @dataclass(frozen=True)
