@@ -16,7 +16,7 @@ import nibabel as nib
 from isochroma.errors import InputError
 from isochroma.files import sha256, write_together
 from isochroma.images.histogram import density, density_of_quantiles
-from isochroma.images.io import has_volume_suffix, split_suffix
+from isochroma.images.io import has_volume_suffix, slice_thickness, split_suffix
 from isochroma.images.mosaic import save_mosaic
 from isochroma.models.config import TargetDomain
 from isochroma.pipeline import Harmonizer, Result
@@ -224,6 +224,7 @@ def identity(
         "OutsideMask": harmonizer.outside,
         "Grid": harmonizer.grid,
         "Dtype": dtype,
+        "SliceThickness": slice_thickness(source),
         "TogetherSHA256": [sha256(path) for path in others],
     }
 
