@@ -247,13 +247,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the real scans")
     parser.add_argument("--out", type=Path, required=True, help="what is there is not repeated")
     parser.add_argument("--people", type=int, default=4, help="test subjects that are simulated")
-    parser.add_argument("--parts", nargs="*", default=["real", "simulated"])
+    parser.add_argument("--parts", nargs="*", default=["real", "simulated", "together"])
     options = parser.parse_args()
     work = Work(options.data.resolve(), options.out.resolve())
     if "real" in options.parts:
         real(work)
     if "simulated" in options.parts:
         simulated(work, work.people[: options.people])
+    if "together" in options.parts:
+        together(work, work.people[: options.people])
 
 
 if __name__ == "__main__":

@@ -24,12 +24,18 @@ def register_rigidly(
 
     Parameters
     ----------
-    fixed, moving : (I, J, K) ndarray of float
-        Two images of one head in the same contrast, each on its grid.
-    fixed_mask, moving_mask : (I, J, K) ndarray of bool
-        Their brains.
-    fixed_grid, moving_grid : Grid
-        Where their voxels lie. The world coordinates of both are expected to agree within a few
+    fixed : (I, J, K) ndarray of float
+        Image of a head.
+    fixed_mask : (I, J, K) ndarray of bool
+        Its brain.
+    fixed_grid : Grid
+        Where its voxels lie.
+    moving : (I', J', K') ndarray of float
+        Another image of the head, in the same contrast.
+    moving_mask : (I', J', K') ndarray of bool
+        Its brain.
+    moving_grid : Grid
+        Where its voxels lie. The world coordinates of both are expected to agree within a few
         centimetres, as those of one session do.
 
     Returns

@@ -118,7 +118,9 @@ def slice_averages(
 
     Parameters
     ----------
-    scan, model, slice_mm
+    scan, model : Grid
+        As for `blur_of`.
+    slice_mm : float, optional
         As for `blur_of`.
 
     Returns

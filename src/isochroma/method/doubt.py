@@ -89,7 +89,15 @@ def error_terms(
 
     Parameters
     ----------
-    first, refined, output, source, mask, errors, variance, revised, blur
+    first, refined, output, source : (I, J, K) ndarray of float
+        As for `expected_error`.
+    mask : (I, J, K) ndarray of bool
+        The brain.
+    errors, variance : sequence of float, float
+        As for `expected_error`.
+    revised : Revised, optional
+        As for `expected_error`.
+    blur : Blur, optional
         As for `expected_error`.
 
     Returns

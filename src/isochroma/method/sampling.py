@@ -261,6 +261,7 @@ class RevisionSampler(WholeHead):
         Returns
         -------
         revised : Revised
+            The image, and its expected error.
         """
         assert refined.variance is not None
         assert refined.slope is not None
