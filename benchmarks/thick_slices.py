@@ -169,9 +169,11 @@ def simulated(work: Work, people: Sequence[str]) -> None:
                     columns[2].append(dice(output, truth.image, both))
         cells = [spread(each) if each else "" for each in columns]
         print(f"| {scanner} | {mm} mm, {AXES[axis]} | {' | '.join(cells)} |", flush=True)
-    print(
-        "\n5 mm slices of one head: SSIM with the truth; correlation of error and expected error\n"
-    )
+
+
+def together(work: Work, people: Sequence[str]) -> None:
+    """Print the table of several simulated scans of one head."""
+    print(f"\n5 mm slices of one head, n = {len(people)}: SSIM with the truth; mean errors\n")
     print(
         "| scans | each alone | together | better than the best alone | expected / actual error |"
     )
