@@ -63,6 +63,7 @@ from isochroma.method.refinement import (
     keep_structure,
 )
 from isochroma.method.sampling import (
+    REVISION_BYTES,
     SMALLEST_TILE,
     ComputeSettings,
     FlowSampler,
@@ -477,7 +478,7 @@ class Harmonizer:
                 if self.revision is None:
                     revised = sampler.revise(edge_map, mask, refined.image)
                 else:
-                    revision = self.revision.within(memory_gb)
+                    revision = self.revision.within(memory_gb - REVISION_BYTES * mask.size / 1e9)
                     revised = revision.revise(edge_map, mask, first, source.image, refined)
             with stage("refine"):
                 error, variance = self.config.validation.rmse, refined.variance

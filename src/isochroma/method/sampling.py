@@ -22,6 +22,10 @@ from isochroma.method.reviser import EXTRA, STEEPEST, Reviser
 from isochroma.settings import choose, settings
 
 TILE_OVERLAP = 32  # voxels
+REVISER_BYTES = 100  # of a voxel of a tile, beside the U-Net's
+REVISION_BYTES = (
+    80  # of a voxel of the head: what the second stage is shown and gives, tiled or not
+)
 SMALLEST_TILE = 64  # voxels: the edge of training patches
 PRECISIONS: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -352,9 +356,11 @@ def activation_bytes(network: VelocityNetwork) -> float:
     Returns
     -------
     bytes : float
-        At its peak, the last block of the first level holds about nine maps of its width.
+        At its peak, the last block of the first level holds about nine maps of its width. A
+        `Reviser` holds volumes of full resolution beside them.
     """
-    return 4 * 9 * network.settings.width / network.settings.space_to_depth**3
+    beside = REVISER_BYTES if isinstance(network, Reviser) else 0
+    return 4 * 9 * network.settings.width / network.settings.space_to_depth**3 + beside
 
 
 def tile_boxes(
