@@ -90,6 +90,20 @@ def test_on_the_grid_of_the_model(harmonizer: Harmonizer, scans: list[Path]) -> 
     assert fine.grid == "model"
 
 
+def test_a_type_that_cannot_hold_the_target_is_refused(
+    harmonizer: Harmonizer, scans: list[Path]
+) -> None:
+    with pytest.raises(InputError, match="cannot hold the target's intensities"):
+        harmonize_together(harmonizer, scans, dtype=np.int8)
+
+
+def test_surroundings_of_another_contrast_are_told(scans: list[Path]) -> None:
+    """The tiny network's output has no contrast in common with the head."""
+    matched = tiny_harmonizer(model_config=ABLE, outside="matched")
+    result = harmonize_together(matched, scans)
+    assert "outside-contrast" in [each.code for each in result.warnings]
+
+
 def test_it_needs_the_second_stage(scans: list[Path]) -> None:
     with pytest.raises(InputError, match="needs the second stage"):
         harmonize_together(tiny_harmonizer(), scans)

@@ -17,8 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from isochroma.checks import Doubt, ScanWarning, check_agreement, check_doubt
+from isochroma.checks import Doubt, ScanWarning, check_agreement, check_doubt, check_outside
 from isochroma.errors import InputError, about
+from isochroma.images import metrics
 from isochroma.images.grid import Grid, resample, resample_mask
 from isochroma.images.io import like, load, slice_thickness
 from isochroma.images.masked import extend_outside
@@ -84,7 +85,7 @@ def harmonize_together(
     with record() as seconds:
         scan = load(scans[0])
         with about(scans[0]):
-            reference = alone.run(scan, mask, slice_mm=slice_thickness(scans[0]))
+            reference = alone.run(scan, mask, dtype, slice_thickness(scans[0]))
         parts = [_unmoved(reference)]
         warnings = list(reference.warnings)
         made = [Contribution(scans[0].name, 1.0, 1.0)]
@@ -117,7 +118,11 @@ def harmonize_together(
         source,
         dataclasses.replace(reference.rendering, output=output, mapped=mapped),
         doubt,
-        (*kept, *check_doubt(doubt)),
+        (
+            *kept,
+            *check_doubt(doubt),
+            *check_outside(harmonizer.outside, shown, values, shown_inside),
+        ),
         dataclasses.replace(
             reference.record,
             outside=harmonizer.outside,
@@ -173,8 +178,6 @@ def _moved(
 
 
 def _likeness(first: Moved, other: Moved) -> float:
-    """Return the correlation of two outputs in the common brain."""
+    """Return the correlation of two outputs in the common brain; 0 if there is none."""
     common = first.mask & other.mask
-    if common.sum() < 2:
-        return 0.0
-    return float(np.corrcoef(first.output[common], other.output[common])[0, 1])
+    return metrics.ncc(first.output, other.output, common) if common.sum() > 1 else 0.0

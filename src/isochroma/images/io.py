@@ -436,7 +436,6 @@ def on_grid(
         code = int(known["sform_code"]) or int(known["qform_code"])
         header.set_sform(grid.affine, code)
         header.set_qform(grid.affine, code)
-        header.set_slope_inter(1.0, 0.0)
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
@@ -48,14 +49,17 @@ def register_rigidly(
     Metric: correlation of the images; optimiser: regular step gradient descent over three levels
     (Lowekamp et al. 2013, doi:10.3389/fninf.2013.00045).
     """
-    target = _as_sitk(extend_outside(fixed.astype(np.float32), fixed_mask), fixed_grid)
-    source = _as_sitk(extend_outside(moving.astype(np.float32), moving_mask), moving_grid)
+    fixed_grid, moving_grid = (
+        grid._replace(affine=RAS_TO_LPS @ grid.affine) for grid in (fixed_grid, moving_grid)
+    )
+    target = to_sitk(extend_outside(fixed.astype(np.float32), fixed_mask), fixed_grid)
+    source = to_sitk(extend_outside(moving.astype(np.float32), moving_mask), moving_grid)
     start = sitk.CenteredTransformInitializer(
         target, target, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.GEOMETRY
     )
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsCorrelation()
-    method.SetMetricFixedMask(_as_sitk(fixed_mask.astype(np.uint8), fixed_grid))
+    method.SetMetricFixedMask(to_sitk(fixed_mask.astype(np.uint8), fixed_grid))
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentage(SAMPLED, seed=1)
     method.SetInterpolator(sitk.sitkLinear)
@@ -64,19 +68,32 @@ def register_rigidly(
     method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 100)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(sitk.Euler3DTransform(start), inPlace=False)
-    found = method.Execute(target, source)
-    origin = np.array(found.TransformPoint((0.0, 0.0, 0.0)))
-    columns = [np.array(found.TransformPoint(tuple(axis))) - origin for axis in np.eye(3)]
-    motion = np.eye(4)
-    motion[:3, :3], motion[:3, 3] = np.stack(columns, axis=1), origin
-    return RAS_TO_LPS @ motion @ RAS_TO_LPS
+    return RAS_TO_LPS @ matrix_of(method.Execute(target, source)) @ RAS_TO_LPS
 
 
-def _as_sitk(volume: np.ndarray, grid: Grid) -> sitk.Image:
-    """Return a volume (I, J, K) as an image of SimpleITK, whose world is LPS."""
+def to_sitk(volume: np.ndarray, grid: Grid) -> sitk.Image:
+    """Convert a volume to SimpleITK, in the world of its grid.
+
+    Parameters
+    ----------
+    volume : (I, J, K) ndarray
+        Any type that SimpleITK knows.
+    grid : Grid
+        Where its voxels lie.
+
+    Returns
+    -------
+    image : sitk.Image
+    """
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.T))
-    affine = RAS_TO_LPS @ grid.affine
     image.SetSpacing(grid.voxel_mm.tolist())
-    image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection((affine[:3, :3] / grid.voxel_mm).ravel().tolist())
+    image.SetOrigin(grid.affine[:3, 3].tolist())
+    image.SetDirection((grid.affine[:3, :3] / grid.voxel_mm).ravel().tolist())
     return image
+
+
+def matrix_of(motion: sitk.Transform) -> np.ndarray:
+    """Return the (4, 4) matrix of a rigid or affine transform, mm."""
+    origin = np.array(motion.TransformPoint((0.0, 0.0, 0.0)))
+    columns = [np.array(motion.TransformPoint(tuple(axis))) - origin for axis in np.eye(3)]
+    return nib.affines.from_matvec(np.stack(columns, axis=1), origin)

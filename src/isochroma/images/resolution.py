@@ -66,9 +66,8 @@ def blur_of(scan: Grid, model: Grid, slice_mm: float | None = None) -> Blur | No
     if averages is None:
         return None
     matrix = np.linalg.inv(scan.affine) @ model.affine
-    axes = np.abs(matrix[:3, :3]).argmax(0)  # of the scan, in the model grid's order
     weights = []
-    for n, (axis, average) in enumerate(zip(axes, averages, strict=True)):
+    for n, (axis, average) in enumerate(zip(axes_of(scan, model), averages, strict=True)):
         if average is None:
             weights.append(np.eye(model.shape[n], dtype=np.float32))
             continue
@@ -100,7 +99,7 @@ def sample_slices(
     if averages is None:
         return resample(volume, model, scan)
     matrix = np.linalg.inv(model.affine) @ scan.affine
-    axes = np.abs(matrix[:3, :3]).argmax(1)  # of the scan, in the model grid's order
+    axes = axes_of(scan, model)
     weights = []
     for n, (axis, average) in enumerate(zip(axes, averages, strict=True)):
         if average is None:
@@ -134,13 +133,12 @@ def slice_averages(
     if not thick.any():
         return None
     found: list[np.ndarray | None] = []
-    for n in range(3):
-        axis = int(np.abs(matrix[n, :3]).argmax())  # of the scan
+    for n, axis in enumerate(axes_of(scan, model)):
         if not thick[axis]:
             found.append(None)
             continue
         size = float(scan.voxel_mm[axis])
-        if slice_mm is not None and axis == int(scan.voxel_mm.argmax()):
+        if slice_mm is not None and axis == scan.voxel_mm.argmax():
             size = slice_mm
         half = size / model.voxel_mm[n] / 2
         where = np.arange(scan.shape[axis])
@@ -154,3 +152,8 @@ def slice_averages(
         weights[beyond, nearest[beyond]] = 1
         found.append((weights / weights.sum(1, keepdims=True)).astype(np.float32))
     return found
+
+
+def axes_of(scan: Grid, model: Grid) -> np.ndarray:
+    """Return the scan's axes (3,) in the order of the model grid's."""
+    return np.abs((np.linalg.inv(scan.affine) @ model.affine)[:3, :3]).argmax(0)

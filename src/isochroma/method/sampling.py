@@ -23,9 +23,7 @@ from isochroma.settings import choose, settings
 
 TILE_OVERLAP = 32  # voxels
 REVISER_BYTES = 100  # of a voxel of a tile, beside the U-Net's
-REVISION_BYTES = (
-    80  # of a voxel of the head: what the second stage is shown and gives, tiled or not
-)
+REVISION_BYTES = 80  # of a voxel of the head, for what the second stage is shown and gives
 SMALLEST_TILE = 64  # voxels: the edge of training patches
 PRECISIONS: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -21,6 +21,7 @@ from isochroma.images import metrics
 from isochroma.images.grid import Grid, resample, resample_mask
 from isochroma.images.masked import extend_outside
 from isochroma.images.preprocess import Prepared, from_model_units
+from isochroma.images.registration import matrix_of, to_sitk
 
 RESCAN = "rescan"
 MOTION_VERSION = 1
@@ -156,7 +157,7 @@ def rigid_motion(fixed: Prepared, moving: Prepared) -> np.ndarray:
     motion : (4, 4) ndarray
         World motion from the moving scan to the fixed one, mm.
     """
-    images = [to_sitk(scan) for scan in (fixed, moving)]
+    images = [brain_in_sitk(scan) for scan in (fixed, moving)]
     start = sitk.CenteredTransformInitializer(
         *images, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
     )
@@ -170,26 +171,10 @@ def rigid_motion(fixed: Prepared, moving: Prepared) -> np.ndarray:
     method.SetSmoothingSigmasPerLevel([4, 2, 1, 0])
     method.SetInterpolator(sitk.sitkLinear)
     method.SetInitialTransform(start, inPlace=False)
-    found = sitk.CompositeTransform(method.Execute(*images)).GetNthTransform(0)
-    rigid = sitk.Euler3DTransform(found)
-    matrix = np.array(rigid.GetMatrix()).reshape(3, 3)
-    centre, shift = np.array(rigid.GetCenter()), np.array(rigid.GetTranslation())
-    fixed_to_moving = np.eye(4)
-    fixed_to_moving[:3, :3] = matrix
-    fixed_to_moving[:3, 3] = centre + shift - matrix @ centre
-    return np.linalg.inv(fixed_to_moving)
+    return np.linalg.inv(matrix_of(method.Execute(*images)))
 
 
-def to_sitk(scan: Prepared) -> sitk.Image:
-    """Convert a scan to SimpleITK, positive inside the brain and 0 outside.
-
-    Its world is nibabel's: both axes and world are RAS here.
-    """
+def brain_in_sitk(scan: Prepared) -> sitk.Image:
+    """Convert a scan to SimpleITK, positive inside the brain and 0 outside."""
     values = np.where(scan.mask, from_model_units(scan.image, 0.05, 1), 0).astype(np.float32)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
-    affine = scan.grid.affine
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
-    image.SetOrigin(affine[:3, 3].tolist())
-    return image
+    return to_sitk(values, scan.grid)
