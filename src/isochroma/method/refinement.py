@@ -7,8 +7,8 @@ Let x be the truth, y the first pass with x ~ N(y, P), and s the source,
 where the curve q gives the source's intensity for each target intensity, nearby; it may rise, fall
 or turn. R is the source's noise and whatever it shows that is no function of x. The maximum a
 posteriori image then shows every structure of the source, lesions included, whatever the sign of
-the source's contrast, and none that the source lacks (`follow_source`). After a second pass of the
-network, `keep_structure` restores by the same rule what that pass took away beside noise.
+the source's contrast, and none that the source lacks (`follow_source`). After the second stage,
+`keep_structure` restores by the same rule what that took away beside noise.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def keep_structure(
     blur: Blur | None = None,
     predicted: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Restore the structure that the second pass removed beside noise, such as lesions.
+    """Restore the structure that the second stage removed beside noise, such as lesions.
 
     As in `follow_source`, x = y + d P / (d^2 P + R) (s - q(y)), but P is found at each voxel. The
     least-squares estimate of the error around it, with Gaussian weights g of 0.8 voxels,
