@@ -305,7 +305,7 @@ def tiled(
     Returns
     -------
     result : (1, D, I, J, K) Tensor
-        float32.
+        Blended, float32.
     """
     overlap = min(TILE_OVERLAP, size // 3)
     shape, device = volumes[0].shape[2:], volumes[0].device
