@@ -1,9 +1,14 @@
-"""The study file of the project's real scans: python benchmarks/make_study.py --data DIR --out DIR.
+"""The studies of the project's real scans: python benchmarks/make_study.py --data DIR --out DIR.
 
-Writes OUT/study.tsv, and into OUT/simulated the simulated travelling subjects: the target's test
-subjects on every preset, the same with planted lesions on four presets, and OASIS and a third of
-IXI as one T2w preset shows them (a large gap with known tissues and ages; no truth). Nothing is
-fitted here.
+Writes two studies and, into OUT/simulated, the simulated travelling subjects that they name.
+Nothing is fitted here.
+
+study.tsv is of scans as they are: the target's test subjects, on every preset and with planted
+lesions on four, OASIS, ds000011, and a person each in several contrasts.
+
+ages.tsv is for ages and site effects across sites: heads of known age, those with tissues also as
+one T2w preset shows them (a large gap; no truth). IXI is at hand with voxels of 2 mm, so all sites'
+scans are brought to 2 mm: else a regressor learns resolution.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from held_out import participants
+from nibabel.processing import resample_from_to, resample_to_output, smooth_image
 
 from isochroma.evaluation.phantoms.sequences import PRESETS
 from isochroma.evaluation.phantoms.travelling import write_study, write_travelling_subject
@@ -22,7 +28,10 @@ from isochroma.evaluation.tissues import CSF, GREY, WHITE
 
 LESION_PRESETS = ("mprage-1.5T", "tse-t2-3T", "tse-pd-1.5T", "flair-3T")
 LARGE_GAP = "tse-t2-3T"
-CORE_PERSONS = 4
+CORE_SCANS = 2  # of OASIS: one person, scanned twice
+VOXEL = 2.0  # mm, of the study of ages
+HALF = 0.5  # of a coarse voxel that must be brain
+IXI_HEADS = 60  # those with labels first
 # DLMUSE's regions by tissue; deep nuclei, the brainstem and all else have none.
 REGIONS = {
     CSF: [4, 11, *range(49, 53)],  # the ventricles
@@ -48,24 +57,25 @@ def target(data: Path, out: Path) -> list[dict[str, Any]]:
         }
         truth = path if row["split"] == "test" else ""
         own = {"path": path, "scan": f"target_{person}", "truth": truth}
-        core = "yes" if first and truth else ""
-        rows.append({**known, **own, "core": core})
+        rows.append({**known, **own, "core": "yes" if first and truth else ""})
         if truth:
-            known = {**known, "split": "", "core": core}
-            rows += [{**r, **known} for r in write_travelling_subject(path, out, list(PRESETS))]
+            known["split"] = ""
+            for preset in write_travelling_subject(path, out, list(PRESETS)):
+                core = "yes" if first and preset["preset"] in LESION_PRESETS else ""
+                rows.append({**preset, **known, "core": core})
             rows += [
-                {**r, **known}
-                for r in write_travelling_subject(path, out, LESION_PRESETS, lesions=True)
+                {**preset, **known}
+                for preset in write_travelling_subject(path, out, LESION_PRESETS, lesions=True)
             ]
             first = False
     return rows
 
 
-def oasis(data: Path, out: Path) -> list[dict[str, Any]]:
-    """OASIS with its labels, and as a T2w scanner would show it."""
+def oasis(data: Path) -> list[dict[str, Any]]:
+    """List OASIS with its labels."""
     folder = data / "source_oasis1"
     rows = []
-    for number, row in enumerate(participants(folder)):
+    for row in participants(folder):
         scan = row["scan_id"]
         path = folder / f"{scan}_T1w.nii.gz"
         known = {
@@ -74,30 +84,65 @@ def oasis(data: Path, out: Path) -> list[dict[str, Any]]:
             "age": row["age"],
             "sex": row["sex"],
             "tissues": folder / f"{scan}_tissues.nii.gz",
-            "core": "yes" if number < CORE_PERSONS else "",
         }
         rows.append({"path": path, "scan": f"oasis_{scan}", **known})
-        simulated = write_travelling_subject(path, out, [LARGE_GAP])[0]
-        rows.append({**simulated, **known, "truth": ""})
+    twice = [row for row in rows if sum(row["person"] == other["person"] for other in rows) > 1]
+    for row in twice[:CORE_SCANS]:
+        row["core"] = "yes"
     return rows
 
 
 def ixi(data: Path, out: Path) -> list[dict[str, Any]]:
-    """IXI's heads of one scanner; a third with labels, these also as a T2w scanner shows them."""
+    """List IXI's heads of one scanner, the tissues of those that have labels written to OUT."""
     folder = data / "ages_ixi_hh"
     rows = []
     for row in participants(folder):
         person = row["participant_id"]
-        path = folder / f"{person}_T1w.nii.gz"
         labels = folder / f"{person}_labels.nii.gz"
         known = {"site": "IXI-HH", "person": person, "age": row["age"], "sex": row["sex"]}
-        rows.append({"path": path, "scan": f"ixi_{person}", "grid": person, **known})
+        rows.append({"path": folder / f"{person}_T1w.nii.gz", "scan": f"ixi_{person}", **known})
         if labels.is_file():
             rows[-1]["tissues"] = write_tissues(labels, out / f"{person}_tissues.nii.gz")
-            simulated = write_travelling_subject(path, out, [LARGE_GAP])[0]
-            about = {**simulated, **known, "grid": person, "truth": ""}
-            rows.append({**about, "tissues": rows[-1]["tissues"]})
+    return sorted(rows, key=lambda row: "tissues" not in row)[:IXI_HEADS]
+
+
+def ages(data: Path, out: Path) -> list[dict[str, Any]]:
+    """List the scans of the study of ages, the labelled ones also as a T2w scanner shows them."""
+    rows = []
+    own = [row for row in target(data, out) if not row.get("preset")]
+    for row in [*own, *oasis(data), *others(data), *ixi(data, out)]:
+        if not row.get("age"):
+            continue
+        truth = {"truth": "", "core": ""}
+        name = row["scan"]
+        rows.append({**row, **truth, **coarse(row, out, name), "grid": name})
+        if "tissues" in row:
+            simulated = write_travelling_subject(row["path"], out, [LARGE_GAP])[0]
+            about = {**row, **simulated, **truth, "person": row["person"]}
+            rows.append({**about, **coarse(about, out, simulated["scan"]), "grid": name})
     return rows
+
+
+def coarse(row: dict[str, Any], out: Path, name: str) -> dict[str, Path]:
+    """Write a row's scan, and its tissues, with cubic voxels of 2 mm; return their paths."""
+    image = nib.load(row["path"])
+    if min(image.header.get_zooms()[:3]) > 0.99 * VOXEL:
+        return {}
+    inside = nib.Nifti1Image((image.get_fdata() > 0).astype(np.float32), image.affine)
+    sums, share = (
+        resample_to_output(smooth_image(each, VOXEL), [VOXEL] * 3, order=1)
+        for each in (image, inside)
+    )
+    brain = share.get_fdata() > HALF
+    voxels = np.where(brain, sums.get_fdata() / np.maximum(share.get_fdata(), HALF), 0)
+    paths = {"path": out / f"{name}_2mm.nii.gz"}
+    nib.save(nib.Nifti1Image(voxels.astype(np.float32), sums.affine), paths["path"])
+    if "tissues" in row:
+        paths["tissues"] = out / f"{name}_2mm_tissues.nii.gz"
+        tissues = resample_from_to(nib.load(row["tissues"]), sums, order=0)
+        labels = np.asarray(tissues.dataobj, np.uint8)
+        nib.save(nib.Nifti1Image(labels, tissues.affine), paths["tissues"])
+    return paths
 
 
 def write_tissues(regions: Path, path: Path) -> Path:
@@ -154,10 +199,12 @@ def main() -> None:
     options = parser.parse_args()
     data, out = options.data.resolve(), options.out.resolve()
     simulated = out / "simulated"
-    rows = [*target(data, simulated), *oasis(data, simulated), *others(data)]
-    rows += ixi(data, simulated)
-    write_study(out / "study.tsv", rows)
-    print(f"{out / 'study.tsv'}: {len(rows)} scans")
+    for name, rows in (
+        ("study.tsv", [*target(data, simulated), *oasis(data), *others(data)]),
+        ("ages.tsv", ages(data, simulated)),
+    ):
+        write_study(out / name, rows)
+        print(f"{out / name}: {len(rows)} scans")
 
 
 if __name__ == "__main__":
