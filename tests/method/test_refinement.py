@@ -19,6 +19,8 @@ from isochroma.method.refinement import (
     follow_source,
     keep_structure,
     noise_variance,
+    to_level,
+    typical_voxels,
 )
 
 LARGE = (40, 44, 36)
@@ -203,6 +205,22 @@ class TestFollowSource:
         )
         assert 0.9 * unsure[dark].mean() < apart[dark].mean() <= unsure[dark].mean()
         assert sure[bright].mean() < apart[bright].mean() < 0.7 * unsure[bright].mean()
+
+
+class TestTypicalVoxels:
+    """Which voxels the curve is estimated from."""
+
+    def test_fluid_and_skull_both_count_where_the_output_is_dark(self) -> None:
+        """A T2w source: where the output is dark, fluid is bright and skull dark."""
+        rng = np.random.default_rng(3)
+        tissue = rng.uniform(-0.2, 1, 30_000)
+        output = np.concatenate([tissue, np.full(2_000, -0.9), np.full(500, 0.6)])
+        source = np.concatenate([-0.6 * tissue, np.full(1_400, -0.9), np.full(600, 0.9)])
+        source = np.append(source, np.full(500, 0.9))  # a tumour, not on the curve
+        source += 0.05 * rng.standard_normal(len(source))
+        typical = typical_voxels(to_level(output), source)
+        assert typical[output == -0.9].all()
+        assert not typical[output == 0.6].any()
 
 
 class TestErrorLevels:

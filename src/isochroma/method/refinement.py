@@ -24,6 +24,7 @@ from isochroma.images.masked import scatter
 from isochroma.images.resolution import Blur
 
 LEVELS = 12  # output intensities at which the curve is known; linear between them
+DARK = 4  # levels that the target shows for fluid, dura, bone and vessels alike, up to -0.45
 FINE = 45  # intensities among which `explain` searches
 SIGMA = 12.0  # voxels; Gaussian neighbourhood from which a local curve is estimated
 CELL = 4  # voxels; edge of the cells over which the curve is averaged
@@ -458,7 +459,9 @@ def typical_voxels(level: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Select the voxels within 3 standard deviations of the whole brain's curve (sigma clipping).
 
     The others, such as a tumour or a vessel with a contrast agent, say nothing about healthy tissue
-    nearby and are left out of the local curves.
+    nearby and are left out of the local curves. The standard deviation is the whole brain's, but
+    that of the level where the output is dark: there a T2w source shows bright fluid and dark dura,
+    neither is an outlier, and the local curves tell them apart.
 
     Parameters
     ----------
@@ -475,7 +478,10 @@ def typical_voxels(level: np.ndarray, values: np.ndarray) -> np.ndarray:
     for _ in range(3):
         curve = whole_curve(level[kept], values[kept])
         squares = (values - np.interp(level, np.arange(LEVELS), curve)) ** 2
-        kept = squares <= OUTLIER**2 * max(squares[kept].mean(), MISMATCH)
+        variance = np.full(LEVELS, squares[kept].mean())
+        variance[:DARK] = whole_curve(level[kept], squares[kept])[:DARK]
+        spread = np.interp(level, np.arange(LEVELS), variance)
+        kept = squares <= OUTLIER**2 * np.maximum(spread, MISMATCH)
     return kept
 
 

@@ -28,7 +28,7 @@ class Ours(Stateless):
         Title in tables and figures.
     """
 
-    version = 2
+    version = 3
 
     def __init__(
         self,
