@@ -4,7 +4,8 @@ Writes two studies and, into OUT/simulated, the simulated travelling subjects th
 Nothing is fitted here.
 
 study.tsv is of scans as they are: the target's test subjects, on every preset and with planted
-lesions on four, OASIS, ds000011, and a person each in several contrasts.
+lesions on four, OASIS, four of its scans also as a T2w scanner shows them (a large gap with known
+tissues; no truth), ds000011, and a person each in several contrasts.
 
 ages.tsv is for ages and site effects across sites: heads of known age, those with tissues also as
 one T2w preset shows them (a large gap; no truth). IXI is at hand with voxels of 2 mm, so all sites'
@@ -29,6 +30,7 @@ from isochroma.evaluation.tissues import CSF, GREY, WHITE
 LESION_PRESETS = ("mprage-1.5T", "tse-t2-3T", "tse-pd-1.5T", "flair-3T")
 LARGE_GAP = "tse-t2-3T"
 CORE_SCANS = 2  # of OASIS: one person, scanned twice
+SHOWN_AS_T2W = 4  # of OASIS' scans, in the first study
 VOXEL = 2.0  # mm, of the study of ages
 HALF = 0.5  # of a coarse voxel that must be brain
 IXI_HEADS = 60  # those with labels first
@@ -71,8 +73,8 @@ def target(data: Path, out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def oasis(data: Path) -> list[dict[str, Any]]:
-    """List OASIS with its labels."""
+def oasis(data: Path, out: Path, shown_as_t2w: int = 0) -> list[dict[str, Any]]:
+    """List OASIS with its labels, and the first few scans as a T2w scanner shows them too."""
     folder = data / "source_oasis1"
     rows = []
     for row in participants(folder):
@@ -89,7 +91,14 @@ def oasis(data: Path) -> list[dict[str, Any]]:
     twice = [row for row in rows if sum(row["person"] == other["person"] for other in rows) > 1]
     for row in twice[:CORE_SCANS]:
         row["core"] = "yes"
-    return rows
+    simulated = [
+        write_travelling_subject(row["path"], out, [LARGE_GAP])[0] for row in rows[:shown_as_t2w]
+    ]
+    about = {"truth": "", "core": ""}
+    return rows + [
+        {**row, **other, **about, "person": row["person"]}
+        for row, other in zip(rows, simulated, strict=False)
+    ]
 
 
 def ixi(data: Path, out: Path) -> list[dict[str, Any]]:
@@ -110,7 +119,7 @@ def ages(data: Path, out: Path) -> list[dict[str, Any]]:
     """List the scans of the study of ages, the labelled ones also as a T2w scanner shows them."""
     rows = []
     own = [row for row in target(data, out) if not row.get("preset")]
-    for row in [*own, *oasis(data), *others(data), *ixi(data, out)]:
+    for row in [*own, *oasis(data, out), *others(data), *ixi(data, out)]:
         if not row.get("age"):
             continue
         truth = {"truth": "", "core": ""}
@@ -200,7 +209,10 @@ def main() -> None:
     data, out = options.data.resolve(), options.out.resolve()
     simulated = out / "simulated"
     for name, rows in (
-        ("study.tsv", [*target(data, simulated), *oasis(data), *others(data)]),
+        (
+            "study.tsv",
+            [*target(data, simulated), *oasis(data, simulated, SHOWN_AS_T2W), *others(data)],
+        ),
         ("ages.tsv", ages(data, simulated)),
     ):
         write_study(out / name, rows)
