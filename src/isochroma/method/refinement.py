@@ -459,9 +459,10 @@ def typical_voxels(level: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Select the voxels within 3 standard deviations of the whole brain's curve (sigma clipping).
 
     The others, such as a tumour or a vessel with a contrast agent, say nothing about healthy tissue
-    nearby and are left out of the local curves. The standard deviation is that of all brighter
-    levels together, but where the output is dark each level's own: there a T2w source shows bright
-    fluid and dark dura, neither is an outlier, and the local curves tell them apart.
+    nearby and are left out of the local curves. The standard deviation is that of all levels
+    together, without the dark ones if that is less, but where the output is dark each level's own:
+    there a T2w source shows bright fluid and dark dura, neither is an outlier, and the local curves
+    tell them apart.
 
     Parameters
     ----------
@@ -474,12 +475,12 @@ def typical_voxels(level: np.ndarray, values: np.ndarray) -> np.ndarray:
     -------
     typical : (V,) ndarray of bool
     """
-    kept = np.ones(len(values), dtype=bool)
+    kept, bright = np.ones(len(values), dtype=bool), level >= DARK
     for _ in range(3):
         curve = whole_curve(level[kept], values[kept])
         squares = (values - np.interp(level, np.arange(LEVELS), curve)) ** 2
-        bright = squares[kept & (level >= DARK)]
-        variance = np.full(LEVELS, bright.mean() if len(bright) else 0.0)
+        pooled = [squares[each].mean() for each in (kept, kept & bright) if each.any()]
+        variance = np.full(LEVELS, min(pooled))
         variance[:DARK] = whole_curve(level[kept], squares[kept])[:DARK]
         spread = np.interp(level, np.arange(LEVELS), variance)
         kept = squares <= OUTLIER**2 * np.maximum(spread, MISMATCH)
