@@ -34,7 +34,7 @@ from isochroma.images.grid import pad_to_multiple
 from isochroma.images.preprocess import Prepared, prepare
 from isochroma.memory import needed_gb
 from isochroma.method.edges import canny
-from isochroma.method.sampling import ComputeSettings, FlowSampler
+from isochroma.method.sampling import SMALLEST_TILE, ComputeSettings, FlowSampler, activation_bytes
 from isochroma.models.config import Capabilities, TargetDomain, Validation
 from isochroma.pipeline import (
     PAPER_SAMPLING,
@@ -552,6 +552,18 @@ class TestMemory:
         with pytest.raises(InputError, match="Allow more"):
             tiny_harmonizer(UNREFINED, max_memory_gb=least + 0.01).run(head_image())
         assert tiny_harmonizer(UNREFINED, max_memory_gb=least + 0.05).run(head_image())
+
+    def test_the_second_stage_counts_too(self) -> None:
+        able = config(capabilities=Capabilities(second_pass=True), reviser_sha256="0" * 64)
+        reviser = random_reviser()
+        least = needed_gb(int(np.prod(head_image().shape)))
+        tile_gb = SMALLEST_TILE**3 * activation_bytes(reviser) / 1e9
+        allowed = least + 0.9 * tile_gb
+        assert tiny_harmonizer(UNREFINED, max_memory_gb=allowed).run(head_image())
+        with pytest.raises(InputError, match="Allow more"):
+            tiny_harmonizer(model_config=able, reviser=reviser, max_memory_gb=allowed).run(
+                head_image()
+            )
 
     def test_the_network_gets_what_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
         bounds = []

@@ -668,8 +668,11 @@ class Harmonizer:
         box = Grid.of(scan).crop(bounding_box(brain, MARGIN_VOXELS))
         voxels = int(np.prod(box.shape) * box.voxel_ml * 1000 / self.preprocess.spacing_mm**3)
         needed = memory.needed_gb(int(np.prod(scan.shape)), voxels)
-        tile = SMALLEST_TILE**3 * activation_bytes(self.sampler.network) / 1e9
-        self._refuse_beyond(needed + tile * (self.sampler.device.type == "cpu"))
+        tile, beside = SMALLEST_TILE**3 * activation_bytes(self.sampler.network), 0
+        if self.revises and self.revision is not None:
+            tile = SMALLEST_TILE**3 * activation_bytes(self.revision.network)
+            beside = REVISION_BYTES * voxels
+        self._refuse_beyond(needed + (tile + beside) / 1e9 * (self.sampler.device.type == "cpu"))
         return needed
 
     def _refuse_beyond(self, needed_gb: float) -> None:
