@@ -1,11 +1,13 @@
 """Thick slices, contrasts together: python benchmarks/thick_slices.py --data DIR --out OUT.
 
-Three tables. Simulated: the target's test scans as T1w, T2w and FLAIR scanners show them in slices
+Tables. Simulated: the target's test scans as T1w, T2w and FLAIR scanners show them in slices
 of 2 to 7 mm, against the scan itself; beside it the same refinement without the slices' average,
 and scans of one head in 5 mm slices along three axes rendered alone and together. Real: T2w scans
 of 5 mm (OpenNeuro ds000011) against the same people's 3D T1w scans, and one MS patient's T1w, T2w
-and FLAIR scans of 3 to 4 mm at two visits, all rendered and registered. OUT keeps every scan's
-result, so that a stopped run goes on. Nothing is chosen on these scans.
+and FLAIR scans of 3 to 4 mm at two visits, all rendered and registered. Regions: what a program
+labels (`--segmenter 'CMD {input} {output}'`) in these T2w scans as they are and rendered, against
+the 3D T1w scans. OUT keeps every scan's result, so that a stopped run goes on. Nothing is chosen on
+these scans.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +24,11 @@ import nibabel as nib
 import numpy as np
 from held_out import participants
 
+from isochroma.evaluation.measures.regions import Regions, mean_dice, variation
 from isochroma.evaluation.phantoms.acquisition import acquire
 from isochroma.evaluation.phantoms.sequences import PRESETS
+from isochroma.evaluation.program import run_program
+from isochroma.evaluation.regions import as_labels
 from isochroma.evaluation.store import Store
 from isochroma.evaluation.tissues import classify
 from isochroma.images import metrics
@@ -44,6 +50,7 @@ TOGETHER = {
     "T1w x + T2w z + FLAIR y": [("mprage-3T", 0), ("tse-t2-3T", 2), ("flair-3T", 1)],
 }
 MS = ("T1w", "T2w", "FLAIR")
+LEAST_ML = 1.0  # of a region that counts
 
 
 class Rendered(NamedTuple):
@@ -108,6 +115,21 @@ class Work:
 
         name = str(path.relative_to(self.data if path.is_relative_to(self.data) else self.out))
         return self.store.get(("rendered", name, aware, *self.key), make)
+
+    def labels(self, path: Path, command: str, rendered: bool) -> np.ndarray:
+        """Return the regions that a program finds in a scan, as it is or rendered."""
+        made = self.render(path)
+
+        def make() -> np.ndarray:
+            scan = load(path)
+            source = prepare(scan, find_brain(scan).mask, self.harmonizer.preprocess)
+            shown = made.output if rendered else source.image
+            found = run_program("segmenter", command, dataclasses.replace(source, image=shown))
+            return as_labels(found, "segmenter")
+
+        return self.store.get(
+            ("labels", path.name, path.parent.name, command, rendered, *self.key), make
+        )
 
     def together(self, paths: Sequence[Path]) -> Rendered:
         """Render scans of one head together."""
@@ -210,17 +232,24 @@ def registered(first: Rendered, second: Rendered) -> tuple[np.ndarray, np.ndarra
     return output, mask & first.mask
 
 
+def pairs_of(work: Work) -> list[tuple[str, Path, Path]]:
+    """List person, 3D T1w scan and T2w scan of 5 mm."""
+    clinical, found = work.data / "clinical_ds000011", []
+    for path in sorted(clinical.glob("*_T2w.nii.gz")):
+        person = path.name.split("_")[0]
+        name = f"{person}_T1w.nii.gz"
+        folder = clinical if (clinical / name).is_file() else work.data / "source_ds000011"
+        found.append((person, folder / name, path))
+    return found
+
+
 def real(work: Work) -> None:
     """Print the tables of real scans."""
     print("\nReal: T2w of 5 mm against the same person's 3D T1w, both rendered and registered\n")
     print("| person | SSIM | tissue Dice |")
     print("|---|---|---|", flush=True)
-    clinical = work.data / "clinical_ds000011"
-    for path in sorted(clinical.glob("*_T2w.nii.gz")):
-        person = path.name.split("_")[0]
-        name = f"{person}_T1w.nii.gz"
-        folder = clinical if (clinical / name).is_file() else work.data / "source_ds000011"
-        t1w = work.render(folder / name)
+    for person, t1w_path, path in pairs_of(work):
+        t1w = work.render(t1w_path)
         moved, both = registered(t1w, work.render(path))
         found = ssim(moved, t1w.output, both), dice(moved, t1w.output, both)
         print(f"| {person} | {found[0]:.3f} | {found[1]:.3f} |", flush=True)
@@ -243,6 +272,44 @@ def real(work: Work) -> None:
         print(f"| {names} | {ssim(moved, first.output, both):.3f} |", flush=True)
 
 
+def compared(
+    first: np.ndarray, second: np.ndarray, both: np.ndarray, large: np.ndarray, voxel_ml: float
+) -> Regions:
+    """Put two sets of labels on one grid beside each other."""
+    ml = [[float((each == n).sum()) * voxel_ml for each in (first, second)] for n in large]
+    return Regions(first[both], second[both], large, np.array(ml))
+
+
+def regions(work: Work, command: str, people: int) -> None:
+    """Print the table of regions, of the first so many people."""
+    print("\nRegions in a T2w scan of 5 mm against those in the same person's 3D T1w scan\n")
+    print(
+        "| person | T2w: Dice | rendered T2w: Dice | rendered T1w: Dice | CV, % | rendered: CV, % |"
+    )
+    print("|---|---|---|---|---|---|", flush=True)
+    for person, *paths in pairs_of(work)[:people]:
+        made = [work.render(path) for path in paths]
+        labels = [
+            work.labels(path, command, rendered) for path in paths for rendered in (False, True)
+        ]
+        t1w, rendered_t1w, *t2w = labels
+        fixed, own = (Grid(each.mask.shape, each.affine) for each in made)
+        motion = register_rigidly(
+            made[0].output, made[0].mask, fixed, made[1].output, made[1].mask, own
+        )
+        moved = Grid(own.shape, np.linalg.inv(motion) @ own.affine)
+        both = resample_mask(made[1].mask, moved, fixed) & made[0].mask
+        there = [resample(each.astype(np.float32), moved, fixed, order=0) for each in t2w]
+        values, counts = np.unique(t1w[t1w > 0], return_counts=True)
+        large = values[counts * fixed.voxel_ml >= LEAST_ML]
+
+        one = partial(compared, both=both, large=large, voxel_ml=fixed.voxel_ml)
+        dices = [mean_dice(one(t1w, each)) for each in (*there, rendered_t1w)]
+        spreads = [variation(one(t1w, there[0])), variation(one(rendered_t1w, there[1]))]
+        cells = [*(f"{value:.3f}" for value in dices), *(f"{value:.1f}" for value in spreads)]
+        print(f"| {person} | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -250,6 +317,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="what is there is not repeated")
     parser.add_argument("--people", type=int, default=4, help="test subjects that are simulated")
     parser.add_argument("--parts", nargs="*", default=["real", "simulated", "together"])
+    parser.add_argument("--segmenter", help="labels regions: 'COMMAND {input} {output}'")
     options = parser.parse_args()
     work = Work(options.data.resolve(), options.out.resolve())
     if "real" in options.parts:
@@ -258,6 +326,8 @@ def main() -> None:
         simulated(work, work.people[: options.people])
     if "together" in options.parts:
         together(work, work.people[: options.people])
+    if options.segmenter:
+        regions(work, options.segmenter, options.people)
 
 
 if __name__ == "__main__":
