@@ -33,6 +33,7 @@ SHORT_METHODS = (
     "raw",
     "N4",
     "histogram matching",
+    "SSIMH",
     "BlindHarmony",
     "isochroma, paper mode",
     "isochroma, edges alone",
@@ -48,7 +49,11 @@ def main() -> None:
     options = parser.parse_args()
     summary = json.loads(options.summary.read_text())
     summary["methods"] = sorted(summary["methods"], key=lambda name: name != "isochroma")
-    methods = SHORT_METHODS if options.short else list(summary["methods"])
+    methods = [
+        name
+        for name in (SHORT_METHODS if options.short else summary["methods"])
+        if name in summary["methods"]
+    ]
     for part, known in PARTS.items():
         chosen = [
             record
