@@ -299,7 +299,10 @@ def regions(work: Work, command: str, people: int) -> None:
         )
         moved = Grid(own.shape, np.linalg.inv(motion) @ own.affine)
         both = resample_mask(made[1].mask, moved, fixed) & made[0].mask
-        there = [resample(each.astype(np.float32), moved, fixed, order=0) for each in t2w]
+        there = [
+            np.rint(resample(each.astype(np.float32), moved, fixed, order=0)).astype(int)
+            for each in t2w
+        ]
         values, counts = np.unique(t1w[t1w > 0], return_counts=True)
         large = values[counts * fixed.voxel_ml >= LEAST_ML]
 
