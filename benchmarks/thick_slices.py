@@ -223,11 +223,16 @@ def together(work: Work, people: Sequence[str]) -> None:
         )
 
 
-def registered(first: Rendered, second: Rendered) -> tuple[np.ndarray, np.ndarray]:
-    """Bring the second output over the first one, and return it with the common mask."""
+def moved_over(first: Rendered, second: Rendered) -> Rendered:
+    """Move the second output's grid so that the head lies over the first one's."""
     grid, own = (Grid(each.mask.shape, each.affine) for each in (first, second))
     motion = register_rigidly(first.output, first.mask, grid, second.output, second.mask, own)
-    moved = second._replace(affine=np.linalg.inv(motion) @ second.affine)
+    return second._replace(affine=np.linalg.inv(motion) @ second.affine)
+
+
+def registered(first: Rendered, second: Rendered) -> tuple[np.ndarray, np.ndarray]:
+    """Bring the second output over the first one, and return it with the common mask."""
+    grid, moved = Grid(first.mask.shape, first.affine), moved_over(first, second)
     output, mask = over(moved, grid)
     return output, mask & first.mask
 
@@ -288,19 +293,15 @@ def regions(work: Work, command: str, people: int) -> None:
     )
     print("|---|---|---|---|---|---|", flush=True)
     for person, *paths in pairs_of(work)[:people]:
-        made = [work.render(path) for path in paths]
-        labels = [
+        first, second = (work.render(path) for path in paths)
+        t1w, rendered_t1w, *t2w = (
             work.labels(path, command, rendered) for path in paths for rendered in (False, True)
-        ]
-        t1w, rendered_t1w, *t2w = labels
-        fixed, own = (Grid(each.mask.shape, each.affine) for each in made)
-        motion = register_rigidly(
-            made[0].output, made[0].mask, fixed, made[1].output, made[1].mask, own
         )
-        moved = Grid(own.shape, np.linalg.inv(motion) @ own.affine)
-        both = resample_mask(made[1].mask, moved, fixed) & made[0].mask
+        fixed, moved = Grid(first.mask.shape, first.affine), moved_over(first, second)
+        own = Grid(moved.mask.shape, moved.affine)
+        both = resample_mask(moved.mask, own, fixed) & first.mask
         there = [
-            np.rint(resample(each.astype(np.float32), moved, fixed, order=0)).astype(int)
+            np.rint(resample(each.astype(np.float32), own, fixed, order=0)).astype(int)
             for each in t2w
         ]
         values, counts = np.unique(t1w[t1w > 0], return_counts=True)
