@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -30,7 +31,7 @@ from isochroma.method.patches import PatchSettings
 from isochroma.models.folder import Model, load_model
 from isochroma.pipeline import Harmonizer
 from isochroma.training import module
-from isochroma.training.fit import train
+from isochroma.training.fit import drawing_processes, train
 from isochroma.training.settings import PAPER_RECIPE, Recipe, TrainerSettings
 
 pytestmark = [
@@ -529,3 +530,17 @@ def test_train_then_harmonize(target: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     values = np.asarray(nib.load(out / "sub-03_T1w_harmonized.nii.gz").dataobj)
     assert np.isfinite(values).all()
+
+
+class TestDrawingProcesses:
+    def test_as_given(self) -> None:
+        assert drawing_processes(TrainerSettings(accelerator="cpu", devices=1, workers=3)) == 3
+
+    def test_none_on_a_cpu(self) -> None:
+        assert drawing_processes(TrainerSettings(accelerator="cpu", devices=1)) == 0
+
+    def test_all_cores_but_one_beside_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = SimpleNamespace(device=torch.device("cuda"), world_size=1)
+        monkeypatch.setattr("lightning.Fabric", lambda **_: found)
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: range(16), raising=False)
+        assert drawing_processes(TrainerSettings()) == 15

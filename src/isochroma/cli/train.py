@@ -118,8 +118,13 @@ def train(
         str, typer.Option(help="Number of devices, or auto.", rich_help_panel=TRAINER)
     ] = "auto",
     workers: Annotated[
-        int, typer.Option(min=0, help="Processes that draw patches.", rich_help_panel=TRAINER)
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that draw patches (default: 0; with a GPU all cores but one).",
+            rich_help_panel=TRAINER,
+        ),
+    ] = None,
     compile: Annotated[
         bool,
         typer.Option(

@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.utilities import suggested_max_num_workers
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -110,7 +111,7 @@ def _train(
     )
     weights = start_from.network.state_dict() if start_from is not None else None
     module = FlowTraining(recipe, weights, trainer.compile)
-    fit(folder, config, module, TargetData(scans, recipe, trainer.workers), trainer)
+    fit(folder, config, module, TargetData(scans, recipe, drawing_processes(trainer)), trainer)
     return folder
 
 
@@ -155,6 +156,26 @@ def check_hardware(settings: TrainerSettings) -> None:
         why = one_line(error, LONGEST_REASON)
         msg = f"cannot train on {settings.accelerator!r} here ({why}). Use cpu, or auto."
         raise InputError(msg, "accelerator") from error
+
+
+def drawing_processes(settings: TrainerSettings) -> int:
+    """Return the number of processes that draw patches on each device.
+
+    Parameters
+    ----------
+    settings : TrainerSettings
+        Hardware to train on; its number of workers, if it has one, is taken.
+
+    Returns
+    -------
+    workers : int
+    """
+    if settings.workers is not None:
+        return settings.workers
+    fabric = lightning.Fabric(accelerator=settings.accelerator, devices=settings.devices)
+    if fabric.device.type == "cpu":
+        return 0
+    return suggested_max_num_workers(fabric.world_size)
 
 
 def fit(

@@ -157,15 +157,16 @@ class TrainerSettings:
         "auto", "cpu", "gpu", ..., as in `lightning.Trainer`.
     devices : int or str
         Number of devices, or "auto". Each device computes its own batch.
-    workers : int
-        Processes that draw patches; 0 draws them in the main process.
+    workers : int or None
+        Processes that draw patches; 0 draws them in the main process. None: one for each processor
+        core but one on a GPU, which is faster than one process can draw, and 0 on a CPU.
     compile : bool
         Compile the network first; needs a C++ compiler.
     """
 
     accelerator: str = "auto"
     devices: int | str = "auto"
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0)] | None = None
     compile: bool = False
 
     @field_validator("devices")
