@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -21,15 +22,23 @@ import numpy as np
 from isochroma.images.grid import Grid
 from isochroma.images.preprocess import Prepared
 from isochroma.models.folder import SHIPPED, load_config
-from isochroma.training.data import cache_settings, cached_folder, is_cached, write_cached
-from isochroma.training.settings import COMPACT_RECIPE
+from isochroma.training.data import cache_scan
+from isochroma.training.settings import COMPACT_RECIPE, Recipe
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from packing import unpack
 
 
+def read_packed(path: Path, recipe: Recipe) -> Prepared:
+    """Unpack a scan, with the intensity limits of the shipped target, which a pack leaves out."""
+    head = unpack(path.read_bytes())
+    domain = load_config(SHIPPED / "default").target
+    grid = Grid(head.mask.shape, np.diag([*[recipe.preprocess.spacing_mm] * 3, 1]))
+    return Prepared(head.image, head.mask, grid, domain.lower, domain.upper)
+
+
 def lay_out(packed: Path, out: Path) -> tuple[str, str]:
-    """Unpack a scan, and cache it as the default recipe does.
+    """Give a packed scan the name of a scan, and cache it as the default recipe does.
 
     Parameters
     ----------
@@ -46,15 +55,8 @@ def lay_out(packed: Path, out: Path) -> tuple[str, str]:
     split, _, name = packed.stem.partition("_")
     path = out / "target" / f"{name}_T1w.nii.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(packed.read_bytes())
-    head, recipe = unpack(packed.read_bytes()), COMPACT_RECIPE
-    domain = load_config(SHIPPED / "default").target
-    grid = Grid(head.mask.shape, np.diag([*[recipe.preprocess.spacing_mm] * 3, 1]))
-    prepared = Prepared(head.image, head.mask, grid, domain.lower, domain.upper)
-    settings = cache_settings(path, recipe)
-    folder = cached_folder(path, out / "cache", settings)
-    if not is_cached(folder, settings):
-        write_cached(prepared, folder, settings, recipe)
+    shutil.copyfile(packed, path)
+    cache_scan(path, out / "cache", COMPACT_RECIPE, read_packed)
     return name, split
 
 

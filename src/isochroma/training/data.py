@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,7 +195,19 @@ def read_splits(table: Path) -> dict[str, str | None]:
     return {row["participant_id"]: row.get("split") for row in rows}
 
 
-def cache_scan(path: Path, cache: Path, recipe: Recipe) -> Path:
+def read_scan(path: Path, recipe: Recipe) -> Prepared:
+    """Load a scan, find its brain and preprocess it."""
+    scan = load(path)
+    with about(path):
+        return prepare(scan, find_brain(scan).mask, recipe.preprocess)
+
+
+def cache_scan(
+    path: Path,
+    cache: Path,
+    recipe: Recipe,
+    read: Callable[[Path, Recipe], Prepared] = read_scan,
+) -> Path:
     """Preprocess one scan into the cache, unless it is there already.
 
     Parameters
@@ -206,6 +218,8 @@ def cache_scan(path: Path, cache: Path, recipe: Recipe) -> Path:
         Where preprocessed scans are kept.
     recipe : Recipe
         See `prepare_scans`.
+    read : callable
+        Makes the preprocessed scan of the file; `read_scan` if not given.
 
     Returns
     -------
@@ -213,57 +227,24 @@ def cache_scan(path: Path, cache: Path, recipe: Recipe) -> Path:
         The cached scan's folder. It is made anew if the file or any of the settings changed, or if
         it is damaged, and it appears whole or not at all.
     """
-    settings = cache_settings(path, recipe)
-    cached = cached_folder(path, cache, settings)
-    if is_cached(cached, settings):
-        return cached
-    scan = load(path)
-    with about(path):
-        prepared = prepare(scan, find_brain(scan).mask, recipe.preprocess)
-    write_cached(prepared, cached, settings, recipe)
-    return cached
-
-
-def cache_settings(path: Path, recipe: Recipe) -> dict[str, Any]:
-    """Return what a cached scan depends on, in types of JSON."""
     settings = {
         "sha256": sha256(path),
         "preprocess": dataclasses.asdict(recipe.preprocess),
         "edges": dataclasses.asdict(recipe.edges),
         "variants": recipe.training.edge_variants,
     }
-    found: dict[str, Any] = json.loads(json.dumps(settings))
-    return found
-
-
-def cached_folder(path: Path, cache: Path, settings: dict[str, Any]) -> Path:
-    """Return where a scan with these settings is cached."""
-    return cache / f"{stem(path)}-{settings['sha256'][:8]}"
-
-
-def write_cached(
-    prepared: Prepared, folder: Path, settings: dict[str, Any], recipe: Recipe
-) -> None:
-    """Detect the edges of a preprocessed scan and of its copies, and write all into the cache.
-
-    Parameters
-    ----------
-    prepared : Prepared
-        The scan.
-    folder : Path
-        See `cached_folder`; it appears whole or not at all.
-    settings : dict
-        See `cache_settings`; its hash seeds the copies' contrasts.
-    recipe : Recipe
-        See `prepare_scans`.
-    """
+    settings = json.loads(json.dumps(settings))
+    cached = cache / f"{stem(path)}-{settings['sha256'][:8]}"
+    if is_cached(cached, settings):
+        return cached
+    prepared = read(path, recipe)
     rng = np.random.default_rng(int(settings["sha256"][:8], 16))
     unit = from_model_units(prepared.image, 0, 1)
     maps = [detect_edges(prepared, recipe.edges)]
     for _ in range(recipe.training.edge_variants):
         copy = random_scanner(rng).render(unit, prepared.mask, rng)
         maps.append(detect_edges(dataclasses.replace(prepared, image=copy), recipe.edges))
-    with replacing(folder) as work:
+    with replacing(cached) as work:
         np.save(work / "image.npy", prepared.image.astype(np.float16))
         np.save(work / "mask.npy", prepared.mask)
         np.save(work / "edges.npy", np.stack(maps))
@@ -271,6 +252,7 @@ def write_cached(
         hashes = {name: sha256(work / f"{name}.npy") for name in ARRAYS}
         record = {"settings": settings, "sha256": hashes}
         (work / "settings.json").write_text(json.dumps(record))
+    return cached
 
 
 def is_cached(folder: Path, settings: dict[str, Any]) -> bool:

@@ -158,8 +158,8 @@ class TrainerSettings:
     devices : int or str
         Number of devices, or "auto". Each device computes its own batch.
     workers : int or None
-        Processes that draw patches; 0 draws them in the main process. None: one for each processor
-        core but one on a GPU, which is faster than one process can draw, and 0 on a CPU.
+        Processes that draw patches; 0 draws them in the main process. None: with a GPU one for
+        each processor core but one, shared among the devices; 0 on a CPU.
     compile : bool
         Compile the network first; needs a C++ compiler.
     """
